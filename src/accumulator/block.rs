@@ -1,0 +1,285 @@
+//! One block of the log: a run of words that holds small chunks, and a few slots for large ones.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use once_cell::race::OnceBox;
+
+/// Chunks of at least this many bytes are kept by reference, smaller ones are copied.
+///
+/// A reference costs a slot and two words whatever the size, but pins the buffer that the chunk was cut
+/// from; a copy costs its bytes. Copying 2 KiB takes about as long as the queue operations of a
+/// reference would (`cargo bench --bench accumulator`), and at this size a 64 KiB read buffer is pinned by
+/// a thirtieth of it at the worst.
+pub(super) const BY_REFERENCE: usize = 2048;
+
+/// Slots for large chunks in one block.
+const SLOTS: usize = 32;
+
+/// A block of the log. See the invariants in the [module](super).
+#[derive(Debug)]
+pub(super) struct Block {
+    /// Bytes of content in the log before this block.
+    base: u64,
+    /// Bytes of content beyond which a second chunk is not taken.
+    most: u64,
+    words: Box<[AtomicU64]>,
+    slots: OnceBox<[OnceLock<Bytes>; SLOTS]>,
+    tail: AtomicU64,
+    /// Set once.
+    next: ArcSwapOption<Block>,
+}
+
+/// What [`Block::append`] did.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Appended {
+    /// The chunk is in the log.
+    Yes,
+    /// The block is closed: go on with the next one.
+    Full,
+    /// The content's limit leaves room for so many bytes only; nothing was appended.
+    OverLimit(u64),
+}
+
+/// How many bytes and words of a block are claimed: one word, so that one exchange claims both.
+///
+/// Bits: 0–39 bytes of content, 40–55 words, 56–62 slots, 63 closed.
+#[derive(Clone, Copy, Debug)]
+struct Tail(u64);
+
+/// A chunk's header: bit 0 published, bit 1 by reference, the rest its length, or the slot it is in.
+#[derive(Clone, Copy)]
+struct Header(u64);
+
+/// Where a reader stands in a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cursor {
+    word: usize,
+}
+
+/// What a reader found at its cursor.
+pub(super) enum Entry<'a> {
+    /// Words that hold so many bytes.
+    Copied(&'a [AtomicU64], usize),
+    Referenced(&'a Bytes),
+    /// The block ends here and another follows.
+    Next(Arc<Block>),
+    /// Nothing more is published yet.
+    End,
+}
+
+// === impl Block ===
+
+impl Block {
+    /// A block for `bytes` bytes of small chunks, their headers included; 0 makes a closed one. Of
+    /// content, large chunks included, it takes at most `most` bytes, or a single chunk.
+    pub(super) fn new(base: u64, bytes: usize, most: u64) -> Self {
+        let words = bytes / 8;
+        Self {
+            base,
+            most: most.min(Tail::BYTES),
+            words: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            slots: OnceBox::new(),
+            tail: AtomicU64::new(if words == 0 { Tail::CLOSED } else { 0 }),
+            next: ArcSwapOption::empty(),
+        }
+    }
+
+    /// Bytes that its words take.
+    pub(super) fn capacity(&self) -> usize {
+        self.words.len() * 8
+    }
+
+    /// Bytes of content in the log before this block.
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Bytes of content in the log up to what is claimed of this block.
+    pub(super) fn end(&self) -> u64 {
+        self.base + self.tail(Ordering::Acquire).bytes()
+    }
+
+    pub(super) fn next(&self) -> Option<Arc<Block>> {
+        self.next.load_full()
+    }
+
+    /// The next block, made with `make` unless there is one. Any number of threads may race.
+    pub(super) fn next_or(&self, make: impl FnOnce() -> Block) -> Arc<Block> {
+        self.next().unwrap_or_else(|| {
+            let made = Arc::new(make());
+            let found = self.next.compare_and_swap(&None::<Arc<Block>>, Some(Arc::clone(&made)));
+            found.as_ref().map_or(made, Arc::clone)
+        })
+    }
+
+    /// Appends a chunk, unless it would take the content beyond `limit` bytes.
+    pub(super) fn append(&self, chunk: &Bytes, limit: u64) -> Appended {
+        let len = chunk.len();
+        let by_reference = len >= BY_REFERENCE;
+        let words = 1 + if by_reference { 0 } else { len.div_ceil(8) };
+        // Acquire is not needed: what a claim protects is written after it, by its owner alone.
+        let mut tail = self.tail(Ordering::Relaxed);
+        let claimed = loop {
+            if tail.is_closed() {
+                return Appended::Full;
+            }
+            let room = limit.saturating_sub(self.base + tail.bytes());
+            if len as u64 > room {
+                return Appended::OverLimit(room);
+            }
+            let claim = self.claim(tail, len, words, by_reference);
+            // Release pairs with the Acquire in `end`: whoever sees the claim sees the earlier ones.
+            match self.tail.compare_exchange_weak(
+                tail.0,
+                claim.unwrap_or(tail.close()).0,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) if claim.is_some() => break tail,
+                Ok(_) => return Appended::Full,
+                Err(found) => tail = Tail(found),
+            }
+        };
+        let header = if by_reference {
+            let slots = self.slots.get_or_init(|| Box::new([const { OnceLock::new() }; SLOTS]));
+            // Never taken: the claim made this slot ours.
+            let _ = slots[claimed.slots()].set(chunk.clone());
+            Header::referenced(claimed.slots())
+        } else {
+            let words = &self.words[claimed.words() + 1..claimed.words() + words];
+            write(words, chunk);
+            Header::copied(len)
+        };
+        // Release pairs with the Acquire in `read`: the chunk's bytes are seen before its header.
+        self.words[claimed.words()].store(header.0, Ordering::Release);
+        Appended::Yes
+    }
+
+    /// The entry at `cursor`, and the cursor behind it.
+    pub(super) fn read(&self, cursor: Cursor) -> (Entry<'_>, Cursor) {
+        let header = match self.words.get(cursor.word) {
+            // Acquire pairs with the Release that published the chunk.
+            Some(word) => Header(word.load(Ordering::Acquire)),
+            None => Header(0),
+        };
+        let first = cursor.word + 1;
+        if let Some(slot) = header.slot() {
+            let slots = self.slots.get().expect("a published slot exists");
+            let chunk = slots[slot].get().expect("a published slot is filled");
+            return (Entry::Referenced(chunk), Cursor { word: first });
+        }
+        if let Some(len) = header.len() {
+            let end = first + len.div_ceil(8);
+            let words = &self.words[first..end];
+            return (Entry::Copied(words, len), Cursor { word: end });
+        }
+        // A claim that is not published yet stands between the reader and the next block.
+        let tail = self.tail(Ordering::Acquire);
+        if tail.is_closed()
+            && tail.words() == cursor.word
+            && let Some(next) = self.next()
+        {
+            return (Entry::Next(next), cursor);
+        }
+        (Entry::End, cursor)
+    }
+
+    /// `tail` with one more chunk in it, unless the block has no room for it.
+    fn claim(&self, tail: Tail, len: usize, words: usize, by_reference: bool) -> Option<Tail> {
+        let slots = usize::from(by_reference);
+        let len = len as u64;
+        let fits = tail.words() + words <= self.words.len()
+            && tail.slots() + slots <= SLOTS
+            && (tail.bytes() == 0 || tail.bytes() + len <= self.most);
+        let add = len + ((words as u64) << 40) + ((slots as u64) << 56);
+        fits.then(|| Tail(tail.0 + add))
+    }
+
+    fn tail(&self, order: Ordering) -> Tail {
+        Tail(self.tail.load(order))
+    }
+}
+
+impl Drop for Block {
+    /// Frees the blocks behind this one in a loop: a chain of a million must not recurse.
+    fn drop(&mut self) {
+        let mut next = self.next.swap(None);
+        while let Some(block) = next {
+            next = Arc::into_inner(block).and_then(|block| block.next.swap(None));
+        }
+    }
+}
+
+// === impl Tail ===
+
+impl Tail {
+    const CLOSED: u64 = 1 << 63;
+    const BYTES: u64 = (1 << 40) - 1;
+
+    fn bytes(self) -> u64 {
+        self.0 & Self::BYTES
+    }
+
+    fn words(self) -> usize {
+        (self.0 >> 40) as usize & 0xffff
+    }
+
+    fn slots(self) -> usize {
+        (self.0 >> 56) as usize & 0x7f
+    }
+
+    fn is_closed(self) -> bool {
+        self.0 & Self::CLOSED != 0
+    }
+
+    fn close(self) -> Self {
+        Self(self.0 | Self::CLOSED)
+    }
+}
+
+// === impl Header ===
+
+impl Header {
+    fn copied(len: usize) -> Self {
+        Self((len as u64) << 2 | 0b01)
+    }
+
+    fn referenced(slot: usize) -> Self {
+        Self((slot as u64) << 2 | 0b11)
+    }
+
+    fn len(self) -> Option<usize> {
+        (self.0 & 0b11 == 0b01).then_some((self.0 >> 2) as usize)
+    }
+
+    fn slot(self) -> Option<usize> {
+        (self.0 & 0b11 == 0b11).then_some((self.0 >> 2) as usize)
+    }
+}
+
+/// Copies `bytes` into `words`. Relaxed: the header's Release store publishes them.
+fn write(words: &[AtomicU64], bytes: &[u8]) {
+    let (whole, rest) = bytes.as_chunks::<8>();
+    for (word, bytes) in words.iter().zip(whole) {
+        word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+    }
+    if !rest.is_empty() {
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        words[whole.len()].store(u64::from_le_bytes(last), Ordering::Relaxed);
+    }
+}
+
+/// Appends the first `len` bytes of `words` to `out`.
+pub(super) fn read_words(words: &[AtomicU64], len: usize, out: &mut Vec<u8>) {
+    let start = out.len();
+    for word in words {
+        // Relaxed: the header's Acquire load came first.
+        out.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+    }
+    out.truncate(start + len);
+}

@@ -1,0 +1,152 @@
+//! The log: blocks linked one to the next, with a first one to read from and a last one to write to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+
+use super::block::{Appended, Block, Cursor, Entry};
+use super::content::{Content, Part};
+
+/// The smallest and the largest block, in bytes. Any chunk that is copied fits in the smallest.
+const SMALLEST: usize = 4096;
+const LARGEST: usize = 64 * 1024;
+
+/// An append-only log of chunks within a limit of bytes.
+#[derive(Debug)]
+pub(crate) struct Log {
+    first: ArcSwap<Block>,
+    last: ArcSwap<Block>,
+    limit: u64,
+    largest_block: usize,
+    /// Bytes of content in one block at the most.
+    most_in_block: u64,
+    /// Set once a chunk did not fit; nothing is appended after it, so that content stays a prefix.
+    overflowed: AtomicBool,
+}
+
+// === impl Log ===
+
+impl Log {
+    /// A log that keeps at most `limit` bytes.
+    pub(super) fn new(limit: u64) -> Self {
+        Self::with_blocks(limit, LARGEST, u64::MAX)
+    }
+
+    /// A log without a limit for a capture that trims it to `keep` bytes: blocks are small against it.
+    pub(super) fn to_be_trimmed(keep: u64) -> Self {
+        let block = usize::try_from(keep / 8).unwrap_or(LARGEST);
+        Self::with_blocks(u64::MAX, block.clamp(SMALLEST, LARGEST), keep / 8)
+    }
+
+    fn with_blocks(limit: u64, largest_block: usize, most_in_block: u64) -> Self {
+        // A closed block without words: a stream that yields nothing holds no memory for content.
+        let empty = Arc::new(Block::new(0, 0, 0));
+        Self {
+            first: ArcSwap::new(Arc::clone(&empty)),
+            last: ArcSwap::new(empty),
+            limit,
+            largest_block,
+            most_in_block,
+            overflowed: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes appended so far. A chunk that is being appended right now may be in it.
+    pub(super) fn len(&self) -> u64 {
+        self.last.load().end()
+    }
+
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.overflowed.load(Ordering::Acquire)
+    }
+
+    /// Appends a chunk. Where the limit leaves too little room, appends nothing, refuses all later
+    /// chunks, and says how many bytes there was room for.
+    pub(super) fn append(&self, chunk: &Bytes) -> Result<(), u64> {
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        if self.has_overflowed() {
+            return Err(0);
+        }
+        self.append_in_room(chunk).inspect_err(|_| {
+            // Release pairs with the Acquire in `has_overflowed`.
+            self.overflowed.store(true, Ordering::Release);
+        })
+    }
+
+    /// Appends the part of `chunk` that fits.
+    pub(super) fn append_what_fits(&self, chunk: &Bytes) {
+        if let Err(room) = self.append(chunk)
+            && room > 0
+        {
+            // `room` is at most the chunk's length. A race for it may leave less: then none is kept.
+            let _ = self.append_in_room(&chunk.slice(..room as usize));
+        }
+    }
+
+    fn append_in_room(&self, chunk: &Bytes) -> Result<(), u64> {
+        loop {
+            let last = self.last.load();
+            match last.append(chunk, self.limit) {
+                Appended::Yes => return Ok(()),
+                Appended::OverLimit(room) => return Err(room),
+                Appended::Full => self.advance(&last),
+            }
+        }
+    }
+
+    /// Makes the block behind the closed block `full` the last one.
+    fn advance(&self, full: &Arc<Block>) {
+        let next = full.next_or(|| {
+            let bytes = (full.capacity() * 2).clamp(SMALLEST, self.largest_block);
+            Block::new(full.end(), bytes, self.most_in_block)
+        });
+        // Another thread may have moved on already: then its block is the newer one.
+        self.last.compare_and_swap(full, next);
+    }
+
+    /// Lets go of the first blocks as long as `keep` bytes stay behind them.
+    ///
+    /// For the one task that writes: two at once might move the start back.
+    pub(super) fn trim(&self, keep: u64) {
+        let len = self.len();
+        loop {
+            let first = self.first.load();
+            match first.next() {
+                Some(next) if len - next.base() >= keep => self.first.store(next),
+                _ => return,
+            }
+        }
+    }
+
+    /// The published chunks: a prefix of what was appended, less what was trimmed.
+    pub(super) fn part(&self) -> Part {
+        let first = self.first.load_full();
+        let mut block = Arc::clone(&first);
+        let mut cursor = Cursor::default();
+        let mut len = 0;
+        loop {
+            let (entry, next) = block.read(cursor);
+            cursor = next;
+            match entry {
+                Entry::Copied(_, bytes) => len += bytes as u64,
+                Entry::Referenced(chunk) => len += chunk.len() as u64,
+                Entry::Next(next) => (block, cursor) = (next, Cursor::default()),
+                Entry::End => break,
+            }
+        }
+        Part::new(first, len)
+    }
+
+    /// What is published as [`Content`].
+    pub(super) fn snapshot(&self) -> Content {
+        Content::new(self.part(), None, self.has_overflowed())
+    }
+}

@@ -1,0 +1,99 @@
+//! The lock-free accumulator: what is kept of a stream, written while it is read.
+//!
+//! A log of blocks. A block holds small chunks as words, each behind a header, and has slots for large
+//! chunks, which are kept by reference. Blocks grow with the stream and are linked by a pointer that is
+//! set once.
+//!
+//! The design this replaces was a mutex around one growing string: a reader that copied it stalled the
+//! writer for milliseconds. Here any number of readers take snapshots and none is ever waited for.
+//!
+//! # Invariants
+//!
+//! 1. *Claim, then write.* A writer claims bytes, words and slot of a block in one exchange of its tail.
+//!    Claims never overlap, and never exceed the limit: the exchange that would is not made.
+//! 2. *Write, then publish.* A chunk's header is stored with Release after its bytes; a reader that sees
+//!    the header with Acquire sees the bytes. Until then the header is 0.
+//! 3. *A prefix.* A reader stops at the first header that is 0, and passes to the next block only at the
+//!    exact word at which the block was closed. So it sees no chunk without all that were claimed before.
+//! 4. *Closed is final.* A closed tail never changes, so the next block's base is exact.
+//! 5. *Once over, always over.* After a chunk was refused none is taken, so content never has a hole.
+//!    (Writers that race with the first refusal may still get a smaller chunk in; it is part of the
+//!    order that the claims made.)
+//! 6. *Freeing is a loop.* Dropping a chain never recurses, and readers keep what they stand on alive.
+//!
+//! Words are atomics and blocks are reference-counted, so there is no `unsafe` here.
+
+mod block;
+mod capture;
+mod content;
+mod log;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+
+use crate::error::StreamError;
+
+pub use self::capture::Capture;
+pub(crate) use self::capture::Capturing;
+pub use self::content::Content;
+
+/// A bounded, lock-free accumulator of chunks with any number of writers and readers.
+///
+/// Writers never wait for readers, nor readers for writers. Small chunks are copied, so they never pin
+/// the read buffer that they were cut from; chunks from 2 KiB are kept by reference.
+///
+/// ```
+/// use bytes::Bytes;
+/// use streaming_accumulator::{ContentAccumulator, StreamError};
+///
+/// let accumulator = ContentAccumulator::new(8);
+/// accumulator.append(Bytes::from_static(b"12345")).unwrap();
+/// let error = accumulator.append(Bytes::from_static(b"6789")).unwrap_err();
+/// assert!(matches!(error, StreamError::ContentTooLarge { limit: 8, .. }));
+/// assert_eq!(accumulator.snapshot().to_bytes(), "12345");
+/// ```
+#[derive(Debug)]
+pub struct ContentAccumulator {
+    log: log::Log,
+}
+
+// === impl ContentAccumulator ===
+
+impl ContentAccumulator {
+    /// An accumulator for at most `max_size` bytes of content. It holds no block until the first chunk.
+    pub fn new(max_size: usize) -> Self {
+        Self { log: log::Log::new(max_size as u64) }
+    }
+
+    /// Appends a chunk.
+    ///
+    /// Lock-free, from any thread. Chunks of one thread keep their order.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::ContentTooLarge`] where the chunk would take the content beyond the limit. The
+    /// chunk is not appended, not even in part, and neither is any later one: content never has a hole.
+    pub fn append(&self, chunk: Bytes) -> Result<(), StreamError> {
+        let limit = self.log.limit();
+        let too_large = |_| StreamError::ContentTooLarge { limit };
+        self.log.append(&chunk).map_err(too_large)
+    }
+
+    /// Bytes appended; a chunk that is being appended right now may be counted.
+    pub fn len(&self) -> usize {
+        self.log.len() as usize
+    }
+
+    /// Whether nothing was appended.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What was appended so far: a prefix, in an order that all snapshots agree on.
+    ///
+    /// Copies no content; walks the chunks once.
+    pub fn snapshot(&self) -> Content {
+        self.log.snapshot()
+    }
+}

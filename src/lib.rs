@@ -1,0 +1,96 @@
+//! A Tower layer that makes every streamed HTTP response accountable.
+//!
+//! [`StreamingAccumulatorLayer`] goes around any service whose response body streams (axum, hyper,
+//! tonic). It tees the body into a bounded lock-free accumulator, decides **once** how the stream ended,
+//! and delivers **one** record of it to async hooks: the place where a team bills, audits, caches or
+//! alerts.
+//!
+//! ```
+//! use axum::{Router, routing::get};
+//! use streaming_accumulator::StreamingAccumulatorLayer;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let layer = StreamingAccumulatorLayer::builder()
+//!     .on_complete(|record| async move { println!("bill {} bytes", record.metrics().bytes()) })
+//!     .on_cancel(|record| async move { println!("cut after {:?}", record.metrics().elapsed()) })
+//!     .build()?;
+//! let handle = layer.handle();
+//! let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(layer);
+//! # let _ = app;
+//! // After the server has stopped:
+//! let report = handle.shutdown(std::time::Duration::from_secs(10)).await;
+//! assert!(report.is_clean());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How a stream ends
+//!
+//! There is no single signal. hyper drops a body *without* having seen `None` after five normal endings:
+//! when the body reports its end, when on HTTP/1.1 the declared length is reached, after trailers, when
+//! the body is empty, and when the response has no content (HEAD, 204, 304). And `None` is no proof of
+//! success when fewer bytes than declared came out. A wrapper that bills on `None` and calls every drop a
+//! cancellation is wrong both ways. Here the body records facts, and one function decides from all of
+//! them, in the order that the docs of [`Evidence`] and [`Outcome`] give.
+//!
+//! Each record says [how it ended](Outcome), [how far it had come](Phase), [what that rests
+//! on](Evidence), and [who ended it](EndedBy). What a layer cannot know is listed at [`StreamRecord`].
+//!
+//! # The trap: where to install it
+//!
+//! Be outermost. An outer layer that compresses, limits, buffers or replaces the body changes what the
+//! server sees, and a record of an inner layer speaks of the inner body. Outside axum's `Router`, the
+//! response's body type changes, so `axum::serve` needs `.map_response(|r| r.map(axum::body::Body::new))`
+//! around it; `Router::layer` does that by itself.
+//!
+//! # Guarantees
+//!
+//! * One record for each call that is admitted, whatever happens; the first cause wins.
+//! * The client sees byte for byte and frame for frame what it would have seen without the layer.
+//! * Memory is bounded: the capture's limit per stream, a slot for each stream or undelivered record.
+//! * Nothing is spawned, awaited or blocked on from a drop; hooks run on workers.
+//! * [`Handle::audit`] shows that nothing was lost.
+//!
+//! # Features
+//!
+//! `tracing` (default): a span per stream, and events for its end, for retries and for dead letters.
+
+#![forbid(unsafe_code)]
+
+mod accumulator;
+mod body;
+mod builder;
+mod dispatch;
+mod ending;
+mod error;
+mod future;
+mod guard;
+mod handle;
+mod hook;
+mod id;
+mod layer;
+mod metrics;
+mod outcome;
+mod pipeline;
+mod record;
+mod retry;
+mod service;
+mod telemetry;
+
+pub use self::accumulator::{Capture, Content, ContentAccumulator};
+pub use self::body::AccumulatorBody;
+pub use self::builder::Builder;
+pub use self::dispatch::{Audit, DeadLetter, HookAudit, ShutdownReport};
+pub use self::error::{BoxError, ConfigError, StreamError};
+pub use self::future::ResponseFuture;
+pub use self::handle::Handle;
+pub use self::hook::{IntoHookResult, StreamHook};
+pub use self::id::{ParseStreamIdError, StreamId};
+pub use self::layer::{StreamingAccumulatorLayer, WhenFull};
+pub use self::metrics::StreamMetrics;
+pub use self::outcome::{EndedBy, Evidence, Outcome, Phase, StopReason};
+pub use self::pipeline::StreamHandle;
+pub use self::record::StreamRecord;
+pub use self::retry::RetryPolicy;
+pub use self::service::StreamingAccumulator;

@@ -1,0 +1,67 @@
+//! The middleware's service.
+
+use std::fmt::{self, Display};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::body::AccumulatorBody;
+use crate::future::ResponseFuture;
+use crate::layer::Shared;
+
+/// Makes every response of the service inside it accountable. See the [crate docs](crate).
+///
+/// Made by [`StreamingAccumulatorLayer`](crate::StreamingAccumulatorLayer).
+pub struct StreamingAccumulator<S, C = ()> {
+    inner: S,
+    shared: Arc<Shared<C>>,
+}
+
+// === impl StreamingAccumulator ===
+
+impl<S, C> StreamingAccumulator<S, C> {
+    pub(crate) fn new(inner: S, shared: Arc<Shared<C>>) -> Self {
+        Self { inner, shared }
+    }
+
+    /// The service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, C, ReqB, ResB> Service<Request<ReqB>> for StreamingAccumulator<S, C>
+where
+    // Clone, so that a call that waits for a slot can take the service that is ready along.
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
+    S::Error: Display,
+    ResB: Body,
+    C: Send + Sync + 'static,
+{
+    type Response = Response<AccumulatorBody<ResB>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqB, C>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        ResponseFuture::new(&self.shared, &mut self.inner, request)
+    }
+}
+
+impl<S: Clone, C> Clone for StreamingAccumulator<S, C> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<S: fmt::Debug, C> fmt::Debug for StreamingAccumulator<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamingAccumulator").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
