@@ -21,8 +21,8 @@ use pin_project_lite::pin_project;
 use crate::ending::Signal;
 use crate::error::{BoxError, StreamError};
 use crate::guard::Guard;
-use crate::outcome::StopReason;
 use crate::pipeline::StreamHandle;
+use crate::stop::StopReason;
 use crate::telemetry;
 
 /// Called with each chunk before it goes on.

@@ -10,15 +10,17 @@ use http::request::Parts;
 use tokio::sync::Semaphore;
 
 use crate::accumulator::Capture;
+use crate::admission::{MakeContext, Shared, WhenFull};
 use crate::body::OnChunk;
 use crate::dispatch::{Config, DeadLetter, Dispatcher, OnDeadLetter};
 use crate::error::ConfigError;
 use crate::hook::{ErasedHook, ForAll, ForSome, IntoHookResult, StreamHook};
-use crate::layer::{MakeContext, Shared, StreamingAccumulatorLayer, WhenFull};
-use crate::outcome::{Outcome, StopReason};
+use crate::layer::StreamingAccumulatorLayer;
+use crate::outcome::Outcome;
 use crate::pipeline::StreamHandle;
 use crate::record::StreamRecord;
 use crate::retry::RetryPolicy;
+use crate::stop::StopReason;
 
 /// Builds a [`StreamingAccumulatorLayer`].
 ///

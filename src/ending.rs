@@ -28,7 +28,8 @@
 //! non-zero `grpc-status` in trailers or headers makes it Failed(Grpc).
 
 use crate::error::StreamError;
-use crate::outcome::{EndedBy, Evidence, Outcome, Phase, StopReason};
+use crate::outcome::{EndedBy, Evidence, Outcome, Phase};
+use crate::stop::StopReason;
 
 /// What made somebody ask how the stream ended.
 #[derive(Clone, Debug)]

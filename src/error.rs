@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use crate::outcome::StopReason;
+use crate::stop::StopReason;
 
 /// A boxed error: the error type of [`AccumulatorBody`](crate::AccumulatorBody).
 pub type BoxError = Box<dyn Error + Send + Sync + 'static>;

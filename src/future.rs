@@ -13,11 +13,11 @@ use pin_project_lite::pin_project;
 use tokio_util::sync::PollSemaphore;
 use tower_service::Service;
 
+use crate::admission::Shared;
 use crate::body::{AccumulatorBody, Tee};
 use crate::ending::Signal;
 use crate::error::StreamError;
 use crate::guard::Guard;
-use crate::layer::Shared;
 use crate::pipeline::ResponseHead;
 
 pin_project! {

@@ -59,6 +59,7 @@
 #![forbid(unsafe_code)]
 
 mod accumulator;
+mod admission;
 mod body;
 mod builder;
 mod dispatch;
@@ -76,9 +77,11 @@ mod pipeline;
 mod record;
 mod retry;
 mod service;
+mod stop;
 mod telemetry;
 
 pub use self::accumulator::{Capture, Content, ContentAccumulator};
+pub use self::admission::WhenFull;
 pub use self::body::AccumulatorBody;
 pub use self::builder::Builder;
 pub use self::dispatch::{Audit, DeadLetter, HookAudit, ShutdownReport};
@@ -87,10 +90,11 @@ pub use self::future::ResponseFuture;
 pub use self::handle::Handle;
 pub use self::hook::{IntoHookResult, StreamHook};
 pub use self::id::{ParseStreamIdError, StreamId};
-pub use self::layer::{StreamingAccumulatorLayer, WhenFull};
+pub use self::layer::StreamingAccumulatorLayer;
 pub use self::metrics::StreamMetrics;
-pub use self::outcome::{EndedBy, Evidence, Outcome, Phase, StopReason};
+pub use self::outcome::{EndedBy, Evidence, Outcome, Phase};
 pub use self::pipeline::StreamHandle;
 pub use self::record::StreamRecord;
 pub use self::retry::RetryPolicy;
 pub use self::service::StreamingAccumulator;
+pub use self::stop::StopReason;

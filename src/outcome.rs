@@ -4,7 +4,6 @@
 //! [`Outcome`], was it whole; [`Phase`], how far had it come; [`Evidence`], what does the answer rest
 //! on; [`EndedBy`], who ended it.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use crate::error::StreamError;
@@ -57,7 +56,7 @@ pub enum Evidence {
     Panic,
     /// Dropped without any sign of completion.
     Dropped,
-    /// Stopped on purpose: see [`StopReason`].
+    /// Stopped on purpose: see [`StopReason`](crate::StopReason).
     Stopped,
 }
 
@@ -74,18 +73,6 @@ pub enum EndedBy {
     Layer,
     /// The process died.
     Crash,
-}
-
-/// Why a stream was stopped on purpose.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum StopReason {
-    /// [`Handle::cancel`](crate::Handle::cancel) or [`StreamHandle::cancel`](crate::StreamHandle::cancel).
-    Cancelled,
-    /// The deadline of [`Handle::shutdown`](crate::Handle::shutdown) had come.
-    Shutdown,
-    /// A reason of the user's own, from `on_chunk`.
-    Other(Cow<'static, str>),
 }
 
 // === impl Outcome ===
@@ -178,29 +165,5 @@ impl EndedBy {
 impl fmt::Display for EndedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-// === impl StopReason ===
-
-impl fmt::Display for StopReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cancelled => f.write_str("cancelled"),
-            Self::Shutdown => f.write_str("shutdown"),
-            Self::Other(text) => f.write_str(text),
-        }
-    }
-}
-
-impl From<&'static str> for StopReason {
-    fn from(text: &'static str) -> Self {
-        Self::Other(Cow::Borrowed(text))
-    }
-}
-
-impl From<String> for StopReason {
-    fn from(text: String) -> Self {
-        Self::Other(Cow::Owned(text))
     }
 }

@@ -15,7 +15,7 @@ use crate::ending::{Facts, Signal};
 use crate::error::StreamError;
 use crate::id::StreamId;
 use crate::metrics::StreamMetrics;
-use crate::outcome::StopReason;
+use crate::stop::StopReason;
 use crate::telemetry::Span;
 
 /// The core of one stream. Written by the one task that polls it, read by any.

@@ -9,8 +9,9 @@ use crate::accumulator::Content;
 use crate::ending::Verdict;
 use crate::id::StreamId;
 use crate::metrics::StreamMetrics;
-use crate::outcome::{EndedBy, Evidence, Outcome, Phase, StopReason};
+use crate::outcome::{EndedBy, Evidence, Outcome, Phase};
 use crate::pipeline::Pipeline;
+use crate::stop::StopReason;
 
 /// The immutable account of an ended stream, handed to hooks.
 ///

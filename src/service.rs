@@ -8,9 +8,9 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use crate::admission::Shared;
 use crate::body::AccumulatorBody;
 use crate::future::ResponseFuture;
-use crate::layer::Shared;
 
 /// Makes every response of the service inside it accountable. See the [crate docs](crate).
 ///

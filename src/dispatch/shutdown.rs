@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::Dispatcher;
-use crate::outcome::StopReason;
+use crate::stop::StopReason;
 
 /// What a shutdown did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

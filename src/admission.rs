@@ -1,0 +1,84 @@
+//! Admission: a call gets its slot and becomes a stream.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use http::Request;
+use http::request::Parts;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+use crate::accumulator::Capture;
+use crate::body::{OnChunk, Tee};
+use crate::dispatch::Dispatcher;
+use crate::guard::{self, Guard};
+use crate::id::StreamId;
+use crate::pipeline::Pipeline;
+use crate::record::RequestHead;
+use crate::telemetry;
+
+/// What a call does when all `max_in_flight` slots are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// It waits for a slot, in the order of arrival. The inner service is called when there is one.
+    #[default]
+    Wait,
+    /// It gets a 503 with `Retry-After: 1`. The inner service is not called.
+    Reject,
+}
+
+pub(crate) type MakeContext<C> = Arc<dyn Fn(&Parts) -> C + Send + Sync>;
+
+/// What the layer, its services and its streams share.
+pub(crate) struct Shared<C> {
+    pub(crate) dispatcher: Arc<Dispatcher<C>>,
+    pub(crate) context: MakeContext<C>,
+    pub(crate) capture: Capture,
+    pub(crate) on_chunk: Option<Arc<OnChunk>>,
+    pub(crate) when_full: WhenFull,
+}
+
+// === impl Shared ===
+
+impl<C: Send + Sync + 'static> Shared<C> {
+    /// A slot, or whether to wait for one.
+    pub(crate) fn try_slot(&self) -> Result<OwnedSemaphorePermit, bool> {
+        self.dispatcher.start();
+        self.slots().try_acquire_owned().map_err(|error| match error {
+            TryAcquireError::NoPermits => self.when_full == WhenFull::Wait,
+            TryAcquireError::Closed => false,
+        })
+    }
+
+    pub(crate) fn slots(&self) -> Arc<Semaphore> {
+        Arc::clone(self.dispatcher.slots())
+    }
+
+    pub(crate) fn rejected(&self) {
+        self.dispatcher.rejected();
+    }
+
+    pub(crate) fn abandoned(&self) {
+        self.dispatcher.abandoned();
+    }
+
+    /// Opens a stream for `request`, and puts its handle into the request's extensions.
+    pub(crate) fn open<B>(&self, request: Request<B>, slot: OwnedSemaphorePermit) -> (Request<B>, Guard) {
+        let (mut parts, body) = request.into_parts();
+        let id = StreamId::new();
+        let span = telemetry::stream(id, &parts.method, parts.uri.path());
+        let context = catch_unwind(AssertUnwindSafe(|| (self.context)(&parts)))
+            .inspect_err(|_| telemetry::callback_panicked(Some(&span), "context"))
+            .ok();
+        let head =
+            RequestHead { method: parts.method.clone(), uri: parts.uri.clone(), version: parts.version };
+        let pipeline = Pipeline::new(id, &self.capture, self.dispatcher.token(), span);
+        let guard = guard::open(&self.dispatcher, pipeline, head, context, slot);
+        parts.extensions.insert(guard.handle().clone());
+        (Request::from_parts(parts, body), guard)
+    }
+
+    pub(crate) fn tee(&self) -> Tee {
+        Tee { on_chunk: self.on_chunk.clone(), fails_beyond: self.capture.fails_beyond(), bodiless: false }
+    }
+}
