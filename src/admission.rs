@@ -78,7 +78,13 @@ impl<C: Send + Sync + 'static> Shared<C> {
         (Request::from_parts(parts, body), guard)
     }
 
-    pub(crate) fn tee(&self) -> Tee {
-        Tee { on_chunk: self.on_chunk.clone(), fails_beyond: self.capture.fails_beyond(), bodiless: false }
+    /// What the body of `guard`'s stream does with its chunks.
+    pub(crate) fn tee(&self, guard: &Guard) -> Tee {
+        Tee {
+            writer: guard.pipeline().writer(),
+            on_chunk: self.on_chunk.clone(),
+            fails_beyond: self.capture.fails_beyond(),
+            bodiless: false,
+        }
     }
 }

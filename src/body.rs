@@ -12,16 +12,18 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use crate::accumulator::CaptureWriter;
 use crate::ending::Signal;
 use crate::error::{BoxError, StreamError};
 use crate::guard::Guard;
-use crate::pipeline::StreamHandle;
+use crate::pipeline::{Pipeline, StreamHandle};
 use crate::stop::StopReason;
 use crate::telemetry;
 
@@ -62,6 +64,7 @@ pub(crate) struct Tee {
     pub(crate) on_chunk: Option<Arc<OnChunk>>,
     /// Bytes pulled beyond which the stream fails.
     pub(crate) fails_beyond: Option<u64>,
+    pub(crate) writer: CaptureWriter,
     /// What a response without content yields (HTTP/2 sends it all the same) is not looked at.
     pub(crate) bodiless: bool,
 }
@@ -92,64 +95,23 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let (Some(mut inner), Some(guard), false) =
+        let (Some(inner), Some(guard), false) =
             (this.inner.as_mut().as_pin_mut(), this.guard.as_mut(), *this.ended)
         else {
             return Poll::Ready(None);
         };
-        let pipeline = guard.pipeline();
-        let end = if let Some(error) = pipeline.stopped() {
-            Some(Err(error.clone().into()))
-        } else {
-            pipeline.set_polled();
-            let polled = pipeline.in_poll(|| {
-                let frame = inner.as_mut().poll_frame(cx).map_ok(|frame| frame.map_data(into_bytes));
-                // hyper asks right after a data frame, and drops the body if the answer is yes.
-                if let Poll::Ready(Some(Ok(_))) = &frame {
-                    pipeline.set_end_hint(inner.is_end_stream());
-                }
-                frame
-            });
-            match polled {
-                Poll::Ready(None) => {
-                    guard.settle(Signal::EndOfBody, None);
-                    None
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    let error = error.into();
-                    let text = StreamError::text_of(&*error);
-                    guard.settle(Signal::Error(StreamError::Body(text)), None);
-                    Some(Err(error))
-                }
-                Poll::Ready(Some(Ok(frame))) => {
-                    if let Some(chunk) = frame.data_ref() {
-                        match this.tee.chunk(chunk, guard) {
-                            Ok(()) => return Poll::Ready(Some(Ok(frame))),
-                            Err(error) => Some(Err(error.into())),
-                        }
-                    } else {
-                        if !this.tee.bodiless {
-                            pipeline.metrics().record_frame(0);
-                        }
-                        guard.settle(Signal::Trailers, frame.trailers_ref());
-                        Some(Ok(frame))
-                    }
-                }
-                Poll::Pending => {
-                    pipeline.wake_on_stop(cx.waker());
-                    // The stop may have come just before there was a waker to wake.
-                    match pipeline.stopped() {
-                        None => return Poll::Pending,
-                        Some(error) => Some(Err(error.clone().into())),
-                    }
-                }
+        let end = match poll_inner(inner, guard, this.tee, cx) {
+            Polled::Pending => return Poll::Pending,
+            Polled::Chunk(chunk) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
+            Polled::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+            Polled::End => None,
+            Polled::Error(error) => {
+                // Not left to the drop of the body: whoever polls us may hold it for long.
+                this.inner.set(None);
+                Some(Err(error))
             }
         };
         *this.ended = true;
-        if let Some(Err(_)) = &end {
-            // Not left to the drop of the body: whoever polls us may hold it for long.
-            this.inner.set(None);
-        }
         Poll::Ready(end)
     }
 
@@ -174,9 +136,78 @@ impl<B> std::fmt::Debug for AccumulatorBody<B> {
     }
 }
 
-/// Free of charge for [`Bytes`]: it takes the whole.
-fn into_bytes<D: Buf>(mut data: D) -> Bytes {
-    data.copy_to_bytes(data.remaining())
+/// What a poll came to, after the tee.
+enum Polled {
+    Pending,
+    Chunk(Bytes),
+    Trailers(HeaderMap),
+    End,
+    Error(BoxError),
+}
+
+/// Polls the inner body, tees its chunk, and settles the stream if it has ended.
+#[inline]
+fn poll_inner<B>(inner: Pin<&mut B>, guard: &mut Guard, tee: &mut Tee, cx: &mut Context<'_>) -> Polled
+where
+    B: Body<Error: Into<BoxError>>,
+{
+    let pipeline = guard.pipeline();
+    if let Some(error) = pipeline.stopped() {
+        return Polled::Error(error.clone().into());
+    }
+    pipeline.set_polled();
+    match pipeline.in_poll(|| poll_frame(inner, pipeline, cx)) {
+        Poll::Ready(Some(Ok(Ok(chunk)))) => match tee.chunk(&chunk, guard) {
+            Ok(()) => Polled::Chunk(chunk),
+            Err(error) => Polled::Error(error.into()),
+        },
+        Poll::Ready(Some(Ok(Err(trailers)))) => {
+            tee.trailers(guard);
+            guard.settle(Signal::Trailers, Some(&trailers));
+            Polled::Trailers(trailers)
+        }
+        Poll::Ready(Some(Err(error))) => {
+            let error = error.into();
+            let text = StreamError::text_of(&*error);
+            guard.settle(Signal::Error(StreamError::Body(text)), None);
+            Polled::Error(error)
+        }
+        Poll::Ready(None) => {
+            guard.settle(Signal::EndOfBody, None);
+            Polled::End
+        }
+        Poll::Pending => {
+            pipeline.wake_on_stop(cx.waker());
+            // The stop may have come just before there was a waker to wake.
+            match pipeline.stopped() {
+                None => Polled::Pending,
+                Some(error) => Polled::Error(error.clone().into()),
+            }
+        }
+    }
+}
+
+type DataOrTrailers = Result<Bytes, HeaderMap>;
+
+/// The inner body's next data or trailers; what runs here may panic.
+#[inline]
+fn poll_frame<B: Body>(
+    mut inner: Pin<&mut B>,
+    pipeline: &Pipeline,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<DataOrTrailers, B::Error>>> {
+    let Some(frame) = ready!(inner.as_mut().poll_frame(cx)?) else {
+        return Poll::Ready(None);
+    };
+    match frame.into_data() {
+        Ok(mut data) => {
+            // hyper asks right after a data frame, and drops the body if the answer is yes.
+            pipeline.set_end_hint(inner.is_end_stream());
+            // Free of charge for `Bytes`: it takes the whole.
+            Poll::Ready(Some(Ok(Ok(data.copy_to_bytes(data.remaining())))))
+        }
+        Err(frame) => Poll::Ready(Some(Ok(Err(frame.into_trailers().unwrap_or_default())))),
+    }
 }
 
 // === impl Tee ===
@@ -184,10 +215,10 @@ fn into_bytes<D: Buf>(mut data: D) -> Bytes {
 impl Tee {
     /// Counts and keeps a chunk that is to go on, or settles the stream and says why it may not.
     fn chunk(&mut self, chunk: &Bytes, guard: &mut Guard) -> Result<(), StreamError> {
+        let pipeline = guard.pipeline();
         if self.bodiless {
             return Ok(());
         }
-        let pipeline = guard.pipeline();
         pipeline.metrics().record_produced(chunk.len());
         let withheld = match self.ask(chunk, guard.handle()) {
             ControlFlow::Break(reason) => {
@@ -196,11 +227,17 @@ impl Tee {
             ControlFlow::Continue(()) => self.too_large(pipeline.metrics().bytes(), chunk),
         };
         let Some((signal, error)) = withheld else {
-            pipeline.record_chunk(chunk);
+            pipeline.record_chunk(&mut self.writer, chunk);
             return Ok(());
         };
         // If somebody stopped the stream in this very moment, theirs is the record's reason.
         Err(guard.settle(signal, None).unwrap_or(error))
+    }
+
+    fn trailers(&self, guard: &Guard) {
+        if !self.bodiless {
+            guard.pipeline().metrics().record_frame(0);
+        }
     }
 
     fn ask(&mut self, chunk: &Bytes, handle: &StreamHandle) -> ControlFlow<StopReason> {

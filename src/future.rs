@@ -157,7 +157,7 @@ where
     let method = request.method().clone();
     let (request, guard) = shared.open(request, slot);
     let future = guard.pipeline().in_poll(|| service.call(request));
-    let tee = shared.tee();
+    let tee = shared.tee(&guard);
     State::Running { future, running: Some(Running { method, tee, guard }) }
 }
 

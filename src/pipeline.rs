@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio_util::sync::CancellationToken;
 
-use crate::accumulator::{Capture, Capturing, Content};
+use crate::accumulator::{Capture, CaptureWriter, Capturing, Content};
 use crate::ending::{Facts, Signal};
 use crate::error::StreamError;
 use crate::id::StreamId;
@@ -154,10 +154,15 @@ impl Pipeline {
         self.progress.end_hint.store(hint, Relaxed);
     }
 
+    /// The writing end of the capture, for the body.
+    pub(crate) fn writer(&self) -> CaptureWriter {
+        self.capture.writer()
+    }
+
     /// Keeps and counts a chunk that goes on to whoever polls.
-    pub(crate) fn record_chunk(&self, chunk: &Bytes) {
+    pub(crate) fn record_chunk(&self, writer: &mut CaptureWriter, chunk: &Bytes) {
         // Kept before counted, so that whoever sees the count finds the bytes.
-        self.capture.append(chunk);
+        self.capture.append(writer, chunk);
         self.metrics.record_frame(chunk.len());
     }
 

@@ -44,6 +44,14 @@ pub(super) enum Appended {
     OverLimit(u64),
 }
 
+/// What is to be done with a chunk.
+enum Plan {
+    /// The tail with the chunk in it.
+    Append(Tail),
+    Close,
+    Nothing(Appended),
+}
+
 /// How many bytes and words of a block are claimed: one word, so that one exchange claims both.
 ///
 /// Bits: 0–39 bytes of content, 40–55 words, 56–62 slots, 63 closed.
@@ -116,47 +124,86 @@ impl Block {
         })
     }
 
-    /// Appends a chunk, unless it would take the content beyond `limit` bytes.
+    /// Appends a chunk, unless it would take the content beyond `limit` bytes. Any number of threads.
     pub(super) fn append(&self, chunk: &Bytes, limit: u64) -> Appended {
         let len = chunk.len();
-        let by_reference = len >= BY_REFERENCE;
-        let words = 1 + if by_reference { 0 } else { len.div_ceil(8) };
         // Acquire is not needed: what a claim protects is written after it, by its owner alone.
         let mut tail = self.tail(Ordering::Relaxed);
-        let claimed = loop {
-            if tail.is_closed() {
-                return Appended::Full;
-            }
-            let room = limit.saturating_sub(self.base + tail.bytes());
-            if len as u64 > room {
-                return Appended::OverLimit(room);
-            }
-            let claim = self.claim(tail, len, words, by_reference);
+        loop {
+            let claim = match self.plan(tail, len, limit) {
+                Plan::Append(claim) => claim,
+                Plan::Close => tail.close(),
+                Plan::Nothing(appended) => return appended,
+            };
             // Release pairs with the Acquire in `end`: whoever sees the claim sees the earlier ones.
-            match self.tail.compare_exchange_weak(
-                tail.0,
-                claim.unwrap_or(tail.close()).0,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) if claim.is_some() => break tail,
-                Ok(_) => return Appended::Full,
+            match self.tail.compare_exchange_weak(tail.0, claim.0, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) if claim.is_closed() => return Appended::Full,
+                Ok(_) => {
+                    self.publish(tail, chunk);
+                    return Appended::Yes;
+                }
                 Err(found) => tail = Tail(found),
             }
+        }
+    }
+
+    /// As [`append`](Self::append), for the only writer that the log has: without a locked operation, and
+    /// the claim comes after the chunk, so that all that is claimed is published.
+    pub(super) fn append_alone(&self, chunk: &Bytes, limit: u64) -> Appended {
+        let tail = self.tail(Ordering::Relaxed);
+        match self.plan(tail, chunk.len(), limit) {
+            Plan::Append(claim) => {
+                self.publish(tail, chunk);
+                // Release pairs with the Acquire in `end`: the claimed chunks are seen.
+                self.tail.store(claim.0, Ordering::Release);
+                Appended::Yes
+            }
+            Plan::Close => {
+                self.tail.store(tail.close().0, Ordering::Release);
+                Appended::Full
+            }
+            Plan::Nothing(appended) => appended,
+        }
+    }
+
+    /// What to do with a chunk of `len` bytes when the tail is `tail`.
+    fn plan(&self, tail: Tail, len: usize, limit: u64) -> Plan {
+        if tail.is_closed() {
+            return Plan::Nothing(Appended::Full);
+        }
+        let room = limit.saturating_sub(self.base + tail.bytes());
+        if len as u64 > room {
+            return Plan::Nothing(Appended::OverLimit(room));
+        }
+        let by_reference = len >= BY_REFERENCE;
+        let words = 1 + if by_reference { 0 } else { len.div_ceil(8) };
+        let slots = usize::from(by_reference);
+        let len = len as u64;
+        let fits = tail.words() + words <= self.words.len()
+            && tail.slots() + slots <= SLOTS
+            && (tail.bytes() == 0 || tail.bytes() + len <= self.most);
+        if !fits {
+            return Plan::Close;
+        }
+        Plan::Append(Tail(tail.0 + len + ((words as u64) << 40) + ((slots as u64) << 56)))
+    }
+
+    /// Writes the chunk to where `at` points, which its caller owns, and then its header.
+    fn publish(&self, at: Tail, chunk: &Bytes) {
+        let Some((header, words)) = self.words[at.words()..].split_first() else {
+            return;
         };
-        let header = if by_reference {
+        let published = if chunk.len() >= BY_REFERENCE {
             let slots = self.slots.get_or_init(|| Box::new([const { OnceLock::new() }; SLOTS]));
             // Never taken: the claim made this slot ours.
-            let _ = slots[claimed.slots()].set(chunk.clone());
-            Header::referenced(claimed.slots())
+            let _ = slots[at.slots()].set(chunk.clone());
+            Header::referenced(at.slots())
         } else {
-            let words = &self.words[claimed.words() + 1..claimed.words() + words];
             write(words, chunk);
-            Header::copied(len)
+            Header::copied(chunk.len())
         };
         // Release pairs with the Acquire in `read`: the chunk's bytes are seen before its header.
-        self.words[claimed.words()].store(header.0, Ordering::Release);
-        Appended::Yes
+        header.store(published.0, Ordering::Release);
     }
 
     /// The entry at `cursor`, and the cursor behind it.
@@ -186,17 +233,6 @@ impl Block {
             return (Entry::Next(next), cursor);
         }
         (Entry::End, cursor)
-    }
-
-    /// `tail` with one more chunk in it, unless the block has no room for it.
-    fn claim(&self, tail: Tail, len: usize, words: usize, by_reference: bool) -> Option<Tail> {
-        let slots = usize::from(by_reference);
-        let len = len as u64;
-        let fits = tail.words() + words <= self.words.len()
-            && tail.slots() + slots <= SLOTS
-            && (tail.bytes() == 0 || tail.bytes() + len <= self.most);
-        let add = len + ((words as u64) << 40) + ((slots as u64) << 56);
-        fits.then(|| Tail(tail.0 + add))
     }
 
     fn tail(&self, order: Ordering) -> Tail {

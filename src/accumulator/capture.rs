@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::content::Content;
-use super::log::Log;
+use super::content::{Content, Part};
+use super::log::{Log, Writer};
 
 /// How much of a stream is kept, in bytes of content.
 ///
@@ -30,6 +30,16 @@ pub(crate) enum Capturing {
     Head(Log),
     Tail(Tail),
     HeadTail(Log, Tail),
+    None,
+}
+
+/// The writing end of a [`Capturing`], for the one task that polls the body.
+#[derive(Debug, Default)]
+pub(crate) enum CaptureWriter {
+    Head(Writer),
+    Tail(Writer),
+    HeadTail(Writer, Writer),
+    #[default]
     None,
 }
 
@@ -102,25 +112,40 @@ impl Capture {
 // === impl Capturing ===
 
 impl Capturing {
-    /// Keeps what is to be kept of `chunk`. For the one task that polls the body.
-    pub(crate) fn append(&self, chunk: &Bytes) {
+    /// The writing end. There must be one only.
+    pub(crate) fn writer(&self) -> CaptureWriter {
         match self {
-            Self::Head(log) => log.append_what_fits(chunk),
-            Self::Tail(tail) => tail.append(chunk),
-            Self::HeadTail(head, tail) => {
-                let room = head.limit().saturating_sub(head.len());
-                let split = chunk.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-                head.append_what_fits(&chunk.slice(..split));
-                tail.append(&chunk.slice(split..));
+            Self::Head(log) => CaptureWriter::Head(Writer::new(log)),
+            Self::Tail(tail) => CaptureWriter::Tail(Writer::new(&tail.log)),
+            Self::HeadTail(head, tail) => CaptureWriter::HeadTail(Writer::new(head), Writer::new(&tail.log)),
+            Self::None => CaptureWriter::None,
+        }
+    }
+
+    /// Keeps what is to be kept of `chunk`. `writer` is the one that was made here.
+    pub(crate) fn append(&self, writer: &mut CaptureWriter, chunk: &Bytes) {
+        match (self, writer) {
+            (Self::Head(log), CaptureWriter::Head(writer)) => writer.append(log, chunk),
+            (Self::Tail(tail), CaptureWriter::Tail(writer)) => tail.append(writer, chunk),
+            (Self::HeadTail(head, tail), CaptureWriter::HeadTail(first, last)) => {
+                let room = usize::try_from(head.limit() - head.len()).unwrap_or(usize::MAX);
+                match room {
+                    0 => tail.append(last, chunk),
+                    _ if chunk.len() <= room => first.append(head, chunk),
+                    _ => {
+                        first.append(head, &chunk.slice(..room));
+                        tail.append(last, &chunk.slice(room..));
+                    }
+                }
             }
-            Self::None => {}
+            _ => {}
         }
     }
 
     /// What is kept of a stream of `pulled` bytes.
     pub(crate) fn snapshot(&self, pulled: u64) -> Content {
         let content = match self {
-            Self::Head(log) => log.snapshot(),
+            Self::Head(log) => Content::new(log.part(), None, false),
             Self::Tail(tail) => Content::new(tail.part(), None, false),
             Self::HeadTail(head, tail) => Content::new(head.part(), Some(tail.part()), false),
             Self::None => Content::default(),
@@ -137,13 +162,16 @@ impl Tail {
         Self { log: Log::to_be_trimmed(keep), keep }
     }
 
-    fn append(&self, chunk: &Bytes) {
+    fn append(&self, writer: &mut Writer, chunk: &Bytes) {
         let excess = (chunk.len() as u64).saturating_sub(self.keep);
-        self.log.append_what_fits(&chunk.slice(excess as usize..));
-        self.log.trim(self.keep);
+        if excess == 0 {
+            writer.append_and_trim(&self.log, chunk, self.keep);
+        } else {
+            writer.append_and_trim(&self.log, &chunk.slice(excess as usize..), self.keep);
+        }
     }
 
-    fn part(&self) -> super::content::Part {
+    fn part(&self) -> Part {
         self.log.part().last(self.keep)
     }
 }

@@ -33,7 +33,7 @@ pub struct Content {
 
 /// A run of bytes in a chain of blocks.
 #[derive(Clone, Debug)]
-pub(super) struct Part {
+pub(crate) struct Part {
     first: Arc<Block>,
     /// Bytes to leave out at the start.
     skip: u64,

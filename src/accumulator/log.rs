@@ -11,7 +11,7 @@ use super::content::{Content, Part};
 
 /// The smallest and the largest block, in bytes. Any chunk that is copied fits in the smallest.
 const SMALLEST: usize = 4096;
-const LARGEST: usize = 64 * 1024;
+const LARGEST: usize = 16 * 1024;
 
 /// An append-only log of chunks within a limit of bytes.
 #[derive(Debug)]
@@ -24,6 +24,12 @@ pub(crate) struct Log {
     most_in_block: u64,
     /// Set once a chunk did not fit; nothing is appended after it, so that content stays a prefix.
     overflowed: AtomicBool,
+}
+
+/// The only writer of a log. It keeps the last block at hand, so that appending is a plain copy.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    last: Arc<Block>,
 }
 
 // === impl Log ===
@@ -81,16 +87,6 @@ impl Log {
         })
     }
 
-    /// Appends the part of `chunk` that fits.
-    pub(super) fn append_what_fits(&self, chunk: &Bytes) {
-        if let Err(room) = self.append(chunk)
-            && room > 0
-        {
-            // `room` is at most the chunk's length. A race for it may leave less: then none is kept.
-            let _ = self.append_in_room(&chunk.slice(..room as usize));
-        }
-    }
-
     fn append_in_room(&self, chunk: &Bytes) -> Result<(), u64> {
         loop {
             let last = self.last.load();
@@ -112,10 +108,8 @@ impl Log {
         self.last.compare_and_swap(full, next);
     }
 
-    /// Lets go of the first blocks as long as `keep` bytes stay behind them.
-    ///
-    /// For the one task that writes: two at once might move the start back.
-    pub(super) fn trim(&self, keep: u64) {
+    /// Lets go of the first blocks as long as `keep` bytes stay behind them. For the only writer.
+    fn trim(&self, keep: u64) {
         let len = self.len();
         loop {
             let first = self.first.load();
@@ -126,8 +120,16 @@ impl Log {
         }
     }
 
-    /// The published chunks: a prefix of what was appended, less what was trimmed.
+    /// The chunks that the only writer has appended, less what was trimmed.
     pub(super) fn part(&self) -> Part {
+        // In this order: what is trimmed in between is still behind `first`.
+        let first = self.first.load_full();
+        let len = self.len() - first.base();
+        Part::new(first, len)
+    }
+
+    /// The published chunks of any number of writers: a prefix of what was appended.
+    fn published(&self) -> Part {
         let first = self.first.load_full();
         let mut block = Arc::clone(&first);
         let mut cursor = Cursor::default();
@@ -145,8 +147,52 @@ impl Log {
         Part::new(first, len)
     }
 
-    /// What is published as [`Content`].
+    /// What any number of writers have published.
     pub(super) fn snapshot(&self) -> Content {
-        Content::new(self.part(), None, self.has_overflowed())
+        Content::new(self.published(), None, self.has_overflowed())
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// The writer of `log`, which must have no other.
+    pub(super) fn new(log: &Log) -> Self {
+        Self { last: log.last.load_full() }
+    }
+
+    /// Appends the part of `chunk` that fits into the log's limit; after a chunk that did not, nothing.
+    pub(super) fn append(&mut self, log: &Log, chunk: &Bytes) {
+        if !chunk.is_empty() && !log.has_overflowed() {
+            self.append_what_fits(log, chunk);
+        }
+    }
+
+    /// As [`append`](Self::append), and lets go of what is more than `keep` bytes behind.
+    pub(super) fn append_and_trim(&mut self, log: &Log, chunk: &Bytes, keep: u64) {
+        let before = Arc::as_ptr(&self.last);
+        self.append(log, chunk);
+        if before != Arc::as_ptr(&self.last) {
+            log.trim(keep);
+        }
+    }
+
+    fn append_what_fits(&mut self, log: &Log, chunk: &Bytes) {
+        loop {
+            match self.last.append_alone(chunk, log.limit) {
+                Appended::Yes => return,
+                Appended::Full => {
+                    log.advance(&self.last);
+                    self.last = log.last.load_full();
+                }
+                Appended::OverLimit(room) => {
+                    log.overflowed.store(true, Ordering::Release);
+                    if room > 0 {
+                        self.append_what_fits(log, &chunk.slice(..room as usize));
+                    }
+                    return;
+                }
+            }
+        }
     }
 }

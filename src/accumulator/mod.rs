@@ -11,6 +11,7 @@
 //!
 //! 1. *Claim, then write.* A writer claims bytes, words and slot of a block in one exchange of its tail.
 //!    Claims never overlap, and never exceed the limit: the exchange that would is not made.
+//!    A body's capture has one writer, which needs no exchange: it writes first and claims last.
 //! 2. *Write, then publish.* A chunk's header is stored with Release after its bytes; a reader that sees
 //!    the header with Acquire sees the bytes. Until then the header is 0.
 //! 3. *A prefix.* A reader stops at the first header that is 0, and passes to the next block only at the
@@ -35,7 +36,7 @@ use bytes::Bytes;
 use crate::error::StreamError;
 
 pub use self::capture::Capture;
-pub(crate) use self::capture::Capturing;
+pub(crate) use self::capture::{CaptureWriter, Capturing};
 pub use self::content::Content;
 
 /// A bounded, lock-free accumulator of chunks with any number of writers and readers.

@@ -7,7 +7,6 @@ use std::thread;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::log::Log;
 use super::{Capture, Content, ContentAccumulator};
 
 /// Chunk `n` of a stream, recognisable by its bytes.
@@ -27,8 +26,9 @@ fn joined(chunks: &[Bytes]) -> Vec<u8> {
 fn captured(capture: Capture, sizes: &[usize]) -> (Content, Vec<Bytes>) {
     let chunks: Vec<_> = sizes.iter().enumerate().map(|(n, len)| chunk(n, *len)).collect();
     let capturing = capture.start();
+    let mut writer = capturing.writer();
     for chunk in &chunks {
-        capturing.append(chunk);
+        capturing.append(&mut writer, chunk);
     }
     let pulled = sizes.iter().sum::<usize>() as u64;
     (capturing.snapshot(pulled), chunks)
@@ -130,9 +130,10 @@ fn a_tail_holds_at_most_twice_its_length() {
         let keep = 50_000;
         let sizes = vec![size; 200];
         let capturing = Capture::tail(keep).start();
+        let mut writer = capturing.writer();
         let chunks: Vec<_> = sizes.iter().map(|len| Bytes::from(vec![1; *len])).collect();
         for chunk in &chunks {
-            capturing.append(chunk);
+            capturing.append(&mut writer, chunk);
         }
         let held = chunks.iter().filter(|chunk| !chunk.is_unique()).map(Bytes::len).sum::<usize>();
         assert!(held <= 2 * keep as usize, "chunks of {size}: {held} bytes are held");
@@ -201,25 +202,26 @@ fn every_snapshot_is_a_prefix_of_the_next() {
 
 #[test]
 fn a_snapshot_of_a_trimmed_log_is_a_run_of_the_stream() {
-    let log = Arc::new(Log::to_be_trimmed(1_000));
+    let capturing = Arc::new(Capture::tail(1_000).start());
     let done = Arc::new(AtomicBool::new(false));
-    let writer = {
-        let (log, done) = (Arc::clone(&log), Arc::clone(&done));
+    let task = {
+        let (capturing, done) = (Arc::clone(&capturing), Arc::clone(&done));
         thread::spawn(move || {
-            for n in 0..50_000u32 {
-                log.append_what_fits(&Bytes::copy_from_slice(&n.to_le_bytes()));
-                log.trim(1_000);
+            let mut writer = capturing.writer();
+            for n in 0..200_000u32 {
+                capturing.append(&mut writer, &Bytes::copy_from_slice(&n.to_le_bytes()));
             }
             done.store(true, Ordering::Release);
         })
     };
     while !done.load(Ordering::Acquire) {
-        let content = log.snapshot();
-        let numbers: Vec<u32> =
-            content.chunks().map(|chunk| u32::from_le_bytes(chunk[..].try_into().unwrap())).collect();
-        assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "a hole");
+        let content = capturing.snapshot(0).to_bytes();
+        assert!(content.len() <= 1_000);
+        let (numbers, _) = content.as_chunks::<4>();
+        let numbers: Vec<u32> = numbers.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+        assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "a hole: {numbers:?}");
     }
-    writer.join().unwrap();
+    task.join().unwrap();
 }
 
 #[test]

@@ -1,0 +1,153 @@
+//! Runtimes come and go; records do not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use streaming_accumulator::{Handle, StreamingAccumulatorLayer};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::support::{Seen, complete, settled, stream};
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// Keeps a stream open in a task of `runtime`.
+fn hold_open(runtime: &Runtime, layer: &StreamingAccumulatorLayer) {
+    let layer = layer.clone();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    runtime.spawn(async move {
+        let _held = stream(&layer).await;
+        ready.send(()).unwrap();
+        std::future::pending::<()>().await;
+    });
+    is_ready.recv().unwrap();
+}
+
+fn assert_left(handle: &Handle, left: u64) {
+    let audit = handle.audit();
+    assert!(audit.is_balanced(), "{audit:?}");
+    assert_eq!((audit.in_flight(), audit.hooks()[0].queued()), (0, left));
+}
+
+#[test]
+fn when_only_the_servers_runtime_dies_the_record_is_delivered() {
+    let (hooks, server) = (runtime(), runtime());
+    let seen = Seen::default();
+    let layer = {
+        let _inside = hooks.enter();
+        StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap()
+    };
+    hold_open(&server, &layer);
+    server.shutdown_timeout(Duration::from_secs(1));
+    hooks.block_on(settled(&layer.handle()));
+    assert_eq!(seen.only().outcome().as_str(), "cancelled");
+}
+
+#[test]
+fn a_layer_built_outside_a_runtime_works_on_that_of_its_first_call() {
+    let seen = Seen::default();
+    let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
+    let runtime = runtime();
+    runtime.block_on(async {
+        complete(&layer).await;
+        settled(&layer.handle()).await;
+    });
+    assert_eq!(seen.all().len(), 1);
+}
+
+#[test]
+fn a_record_settled_outside_any_runtime_waits_for_one() {
+    let seen = Seen::default();
+    let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
+    tokio_test::task::spawn(complete(&layer)).enter(|cx, task| {
+        assert!(task.poll(cx).is_ready());
+    });
+    assert_left(&layer.handle(), 1);
+    let report = runtime().block_on(layer.handle().shutdown(Duration::from_secs(5)));
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(seen.all().len(), 1);
+}
+
+#[test]
+fn when_the_hooks_runtime_dies_records_are_settled_and_left() {
+    let ways: [fn(Runtime); 3] =
+        [drop, Runtime::shutdown_background, |runtime| runtime.shutdown_timeout(Duration::from_secs(1))];
+    for shut_down in ways {
+        let runtime = runtime();
+        let layer = {
+            let _inside = runtime.enter();
+            StreamingAccumulatorLayer::builder().on_end(|_| async {}).build().unwrap()
+        };
+        hold_open(&runtime, &layer);
+        shut_down(runtime);
+        // `shutdown_background` does not wait for the task to be dropped.
+        let handle = layer.handle();
+        self::runtime().block_on(async {
+            let gone = async {
+                while handle.audit().in_flight() > 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(5), gone).await.unwrap();
+        });
+        assert_left(&handle, 1);
+    }
+}
+
+#[test]
+fn a_record_in_a_hooks_hands_when_its_runtime_dies_is_not_lost() {
+    let started = Arc::new(AtomicU64::new(0));
+    let hook_started = Arc::clone(&started);
+    let dying = runtime();
+    let layer = {
+        let _inside = dying.enter();
+        StreamingAccumulatorLayer::builder()
+            .on_end(move |_| {
+                let first = hook_started.fetch_add(1, SeqCst) == 0;
+                async move {
+                    if first {
+                        std::future::pending().await
+                    }
+                }
+            })
+            .build()
+            .unwrap()
+    };
+    dying.block_on(async {
+        complete(&layer).await;
+        while started.load(SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    drop(dying);
+    assert_left(&layer.handle(), 1);
+
+    // The next runtime that calls the layer takes over.
+    runtime().block_on(async {
+        complete(&layer).await;
+        settled(&layer.handle()).await;
+    });
+    assert_eq!(layer.handle().audit().hooks()[0].delivered(), 2);
+}
+
+#[test]
+fn without_its_layer_and_handles_the_workers_empty_the_queue_and_end() {
+    let seen = Seen::default();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
+        complete(&layer).await;
+        let metrics = tokio::runtime::Handle::current().metrics();
+        assert_eq!(metrics.num_alive_tasks(), 4);
+        drop(layer);
+        let ended = async {
+            while metrics.num_alive_tasks() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap();
+    });
+    assert_eq!(seen.all().len(), 1);
+}

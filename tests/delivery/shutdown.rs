@@ -1,0 +1,140 @@
+//! Ending a layer without losing a record.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use streaming_accumulator::{
+    EndedBy, Outcome, RetryPolicy, StopReason, StreamError, StreamRecord, StreamingAccumulatorLayer,
+};
+use tokio::time::Instant;
+use tokio_test::{assert_pending, assert_ready, task};
+use tower::{Layer, Service};
+
+use crate::support::{Seen, complete, next, stream};
+
+const GRACE: Duration = Duration::from_secs(10);
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_without_streams_shuts_down_at_once() {
+    let seen = Seen::default();
+    let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
+    complete(&layer).await;
+    let start = Instant::now();
+    let report = layer.handle().shutdown(GRACE).await;
+    assert!(start.elapsed() < Duration::from_millis(1));
+    assert!(report.is_clean(), "{report}");
+    assert_eq!((report.delivered(), seen.all().len()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_end_in_time_are_completed() {
+    let seen = Seen::default();
+    let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
+    let handle = layer.handle();
+    let (sender, mut body, _) = stream(&layer).await;
+    let shutdown = tokio::spawn(async move { handle.shutdown(GRACE).await });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    drop(sender);
+    assert!(next(&mut body).await.is_none());
+    let report = shutdown.await.unwrap();
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(seen.only().outcome(), &Outcome::Completed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_run_at_the_deadline_are_cancelled_and_their_records_delivered() {
+    let seen = Seen::default();
+    let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
+    // Nobody polls this body any more: it settles all the same.
+    let (mut sender, mut body, handle) = stream(&layer).await;
+    sender.send_data(Bytes::from_static(b"so far")).await.unwrap();
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), "so far");
+    let token = handle.cancellation_token();
+    let start = Instant::now();
+    let report = layer.handle().shutdown(GRACE).await;
+    assert!(start.elapsed() >= GRACE && start.elapsed() < GRACE + Duration::from_secs(1));
+    assert_eq!((report.cancelled(), report.delivered(), report.left()), (1, 1, 0));
+    assert!(token.is_cancelled());
+    let record = seen.only();
+    assert_eq!((record.outcome(), record.ended_by()), (&Outcome::Cancelled, EndedBy::Layer));
+    assert_eq!(record.stop_reason(), Some(&StopReason::Shutdown));
+    assert_eq!(record.content().to_bytes(), "so far");
+
+    let error = next(&mut body).await.unwrap().unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(StreamError::Stopped { .. })), "{error}");
+    drop(body);
+    assert_eq!(seen.all().len(), 1, "no second record");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_never_outlasts_the_deadline_and_one_hook_timeout() {
+    let layer = StreamingAccumulatorLayer::builder()
+        .on_end(|_| pending::<()>())
+        .hook_timeout(Duration::from_secs(5))
+        .workers(1)
+        .build()
+        .unwrap();
+    for _ in 0..20 {
+        complete(&layer).await;
+    }
+    let start = Instant::now();
+    let report = layer.handle().shutdown(GRACE).await;
+    assert!(start.elapsed() <= GRACE + Duration::from_secs(5));
+    assert!(report.left() > 0 && !report.is_clean(), "{report}");
+    let audit = layer.handle().audit();
+    assert!(audit.is_balanced(), "{audit:?}");
+    assert_eq!(report.left() + report.dead_lettered(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_deadline_a_failed_attempt_is_the_last() {
+    let layer = StreamingAccumulatorLayer::builder()
+        .on_end(|_: Arc<StreamRecord>| async { Err::<(), _>("down") })
+        .retry(RetryPolicy::default().max_attempts(1_000_000).max_delay(Duration::from_secs(60)))
+        .build()
+        .unwrap();
+    complete(&layer).await;
+    let report = layer.handle().shutdown(Duration::from_secs(100)).await;
+    assert_eq!((report.dead_lettered(), report.left()), (1, 0), "{report}");
+    assert_eq!(layer.handle().dead_letters().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_admitted_any_more() {
+    let layer = StreamingAccumulatorLayer::builder().max_in_flight(1).build().unwrap();
+    let handle = layer.handle();
+    let (_sender, body, _) = stream(&layer).await;
+    let inner = tower::service_fn(|_: Request<()>| async {
+        Ok::<_, std::convert::Infallible>(http::Response::new(Full::<Bytes>::default()))
+    });
+    let mut service = layer.layer(inner);
+    let mut waiting = task::spawn(service.call(Request::new(())));
+    assert_pending!(waiting.poll());
+
+    let shutdown = tokio::spawn(async move { handle.shutdown(GRACE).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(waiting.is_woken(), "a call that waits is answered");
+    assert_eq!(assert_ready!(waiting.poll()).unwrap().status(), 503);
+    assert_eq!(service.call(Request::new(())).await.unwrap().status(), 503);
+    drop(body);
+    assert!(shutdown.await.unwrap().is_clean());
+    let audit = layer.handle().audit();
+    assert_eq!((audit.opened(), audit.rejected(), audit.abandoned()), (1, 2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_that_is_dropped_can_be_called_again() {
+    let seen = Seen::default();
+    let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
+    let (_sender, body, _) = stream(&layer).await;
+    let handle = layer.handle();
+    let short = tokio::time::timeout(Duration::from_secs(1), handle.shutdown(GRACE));
+    assert!(short.await.is_err());
+    drop(body);
+    assert!(handle.shutdown(GRACE).await.is_clean());
+    assert_eq!(seen.all().len(), 1);
+}

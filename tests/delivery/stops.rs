@@ -1,0 +1,196 @@
+//! Streams that are stopped on purpose, and the handle by which that is done.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+use bytes::Bytes;
+use http_body::Body;
+use streaming_accumulator::{
+    Capture, EndedBy, Evidence, Outcome, Phase, StopReason, StreamError, StreamingAccumulatorLayer,
+};
+use tokio_test::{assert_pending, assert_ready, task};
+
+use crate::support::{Seen, next, settled, stream};
+
+#[tokio::test(start_paused = true)]
+async fn a_pending_body_is_woken_and_ends_with_an_error() {
+    let seen = Seen::default();
+    let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
+    let handle = layer.handle();
+    let (_sender, mut body, stream) = stream(&layer).await;
+    assert_eq!(handle.streams().iter().map(|s| s.id()).collect::<Vec<_>>(), [stream.id()]);
+
+    let mut reading = task::spawn(next(&mut body));
+    assert_pending!(reading.poll());
+    assert!(handle.cancel(stream.id()));
+    assert!(reading.is_woken());
+    let error = assert_ready!(reading.poll()).unwrap().unwrap_err();
+    let stopped = error.downcast_ref::<StreamError>();
+    assert!(matches!(stopped, Some(StreamError::Stopped { reason: StopReason::Cancelled, .. })));
+    drop(reading);
+    assert!(next(&mut body).await.is_none());
+    assert!(body.is_end_stream());
+
+    assert!(!handle.cancel(stream.id()), "it is not in flight any more");
+    assert!(!stream.cancel());
+    assert!(handle.streams().is_empty());
+    settled(&handle).await;
+    let record = seen.only();
+    assert_eq!(
+        (record.outcome(), record.phase(), record.evidence(), record.ended_by(), record.stop_reason()),
+        (&Outcome::Cancelled, Phase::Body, Evidence::Stopped, EndedBy::Layer, Some(&StopReason::Cancelled))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_upstream_is_dropped_with_the_error_not_with_the_body() {
+    let layer = StreamingAccumulatorLayer::builder().build().unwrap();
+    let (mut sender, mut body, stream) = stream(&layer).await;
+    stream.cancel();
+    assert!(next(&mut body).await.unwrap().is_err());
+    assert!(sender.send_data(Bytes::new()).await.is_err(), "the receiving half is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_make_a_complete_stream_a_cancelled_one() {
+    let seen = Seen::default();
+    let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
+    let (mut sender, mut body, stream) = stream(&layer).await;
+    sender.send_data(Bytes::from_static(b"all")).await.unwrap();
+    drop(sender);
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), "all");
+    assert!(next(&mut body).await.is_none());
+    assert!(!stream.cancel());
+    drop(body);
+    settled(&layer.handle()).await;
+    assert_eq!(seen.only().outcome(), &Outcome::Completed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_fire_when_the_client_leaves_and_not_on_completion() {
+    let layer = StreamingAccumulatorLayer::builder().build().unwrap();
+    let (_sender, body, handle) = stream(&layer).await;
+    let token = handle.cancellation_token();
+    assert!(!token.is_cancelled());
+    drop(body);
+    assert!(token.is_cancelled());
+    assert!(handle.cancellation_token().is_cancelled(), "also one that is asked for later");
+
+    let (sender, mut body, handle) = stream(&layer).await;
+    let token = handle.cancellation_token();
+    drop(sender);
+    assert!(next(&mut body).await.is_none());
+    drop(body);
+    assert!(!token.is_cancelled());
+
+    let (_sender, _body, handle) = stream(&layer).await;
+    handle.cancellation_token().cancel();
+    assert_eq!(layer.handle().audit().in_flight(), 1, "a token stops its listeners, not the stream");
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_chunk_may_break_off_and_the_chunk_is_withheld() {
+    let seen = Seen::default();
+    let layer = StreamingAccumulatorLayer::builder()
+        .on_end(seen.hook())
+        .on_chunk(|chunk, stream| {
+            if stream.metrics().bytes() + chunk.len() as u64 > 10 {
+                ControlFlow::Break(StopReason::from("budget"))
+            } else {
+                ControlFlow::Continue(())
+            }
+        })
+        .build()
+        .unwrap();
+    let (mut sender, mut body, _) = stream(&layer).await;
+    for chunk in ["12345", "67890", "over"] {
+        sender.send_data(Bytes::from(chunk)).await.unwrap();
+    }
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), "12345");
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), "67890");
+    let error = next(&mut body).await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "stream stopped: budget");
+    assert!(next(&mut body).await.is_none());
+    settled(&layer.handle()).await;
+    let record = seen.only();
+    assert_eq!((record.outcome(), record.ended_by()), (&Outcome::Cancelled, EndedBy::Layer));
+    assert_eq!(record.stop_reason(), Some(&StopReason::from("budget")));
+    assert_eq!((record.metrics().bytes(), record.metrics().bytes_produced()), (10, 14));
+    assert_eq!(record.content().to_bytes(), "1234567890");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_on_chunk_that_panics_is_not_called_again_and_the_stream_goes_on() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let chunk_calls = Arc::clone(&calls);
+    let seen = Seen::default();
+    let layer = StreamingAccumulatorLayer::builder()
+        .on_end(seen.hook())
+        .on_chunk(move |_, _| {
+            chunk_calls.fetch_add(1, SeqCst);
+            panic!("a bug in a counter");
+        })
+        .build()
+        .unwrap();
+    let (mut sender, mut body, _) = stream(&layer).await;
+    for _ in 0..2 {
+        sender.send_data(Bytes::from_static(b"x")).await.unwrap();
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), "x");
+    }
+    drop(sender);
+    assert!(next(&mut body).await.is_none());
+    settled(&layer.handle()).await;
+    assert_eq!(calls.load(SeqCst), 1);
+    assert_eq!(seen.only().outcome(), &Outcome::Completed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_capture_that_overflows_truncates_and_leaves_the_client_alone() {
+    let seen = Seen::default();
+    let layer =
+        StreamingAccumulatorLayer::builder().on_end(seen.hook()).capture(Capture::all(4)).build().unwrap();
+    let (mut sender, mut body, _) = stream(&layer).await;
+    sender.send_data(Bytes::from_static(b"123")).await.unwrap();
+    sender.send_data(Bytes::from_static(b"456")).await.unwrap();
+    drop(sender);
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), "123");
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), "456");
+    assert!(next(&mut body).await.is_none());
+    settled(&layer.handle()).await;
+    let record = seen.only();
+    assert_eq!(record.outcome(), &Outcome::Completed);
+    assert_eq!(record.content().to_bytes(), "1234");
+    assert!(record.content().is_truncated());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_capture_that_may_not_overflow_fails_the_stream() {
+    let seen = Seen::default();
+    let layer = StreamingAccumulatorLayer::builder()
+        .on_end(seen.hook())
+        .capture(Capture::all(4).or_fail())
+        .build()
+        .unwrap();
+    let (mut sender, mut body, _) = stream(&layer).await;
+    sender.send_data(Bytes::from_static(b"1234")).await.unwrap();
+    sender.send_data(Bytes::from_static(b"5")).await.unwrap();
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), "1234");
+    let error = next(&mut body).await.unwrap().unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(StreamError::ContentTooLarge { limit: 4, .. })));
+    settled(&layer.handle()).await;
+    let record = seen.only();
+    assert!(matches!(record.outcome(), Outcome::Failed(StreamError::ContentTooLarge { .. })));
+    assert_eq!(record.ended_by(), EndedBy::Layer);
+    assert_eq!(record.metrics().bytes(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_pass_through_without_a_copy() {
+    let layer = StreamingAccumulatorLayer::builder().build().unwrap();
+    let (mut sender, mut body, handle) = stream(&layer).await;
+    let chunk = Bytes::from(vec![7; 100]);
+    sender.send_data(chunk.clone()).await.unwrap();
+    assert_eq!(next(&mut body).await.unwrap().unwrap().as_ptr(), chunk.as_ptr());
+    assert_eq!(handle.snapshot().to_bytes(), chunk);
+}
