@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
@@ -23,7 +23,7 @@ use crate::accumulator::CaptureWriter;
 use crate::ending::Signal;
 use crate::error::{BoxError, StreamError};
 use crate::guard::Guard;
-use crate::pipeline::{Pipeline, StreamHandle};
+use crate::pipeline::StreamHandle;
 use crate::stop::StopReason;
 use crate::telemetry;
 
@@ -47,6 +47,7 @@ pin_project! {
     /// Dropping the body settles the stream: as completed if there is evidence of that, else as
     /// cancelled.
     #[must_use = "a body that is dropped unpolled is a cancelled stream"]
+    #[project = Projected]
     pub struct AccumulatorBody<B> {
         // Fields drop in order: the upstream is released before the record is handed over.
         #[pin]
@@ -95,24 +96,49 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let (Some(inner), Some(guard), false) =
+        let (Some(mut inner), Some(guard), false) =
             (this.inner.as_mut().as_pin_mut(), this.guard.as_mut(), *this.ended)
         else {
             return Poll::Ready(None);
         };
-        let end = match poll_inner(inner, guard, this.tee, cx) {
-            Polled::Pending => return Poll::Pending,
-            Polled::Chunk(chunk) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
-            Polled::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
-            Polled::End => None,
-            Polled::Error(error) => {
-                // Not left to the drop of the body: whoever polls us may hold it for long.
-                this.inner.set(None);
-                Some(Err(error))
+        let pipeline = guard.pipeline();
+        if let Some(error) = pipeline.stopped() {
+            let error = error.clone().into();
+            return this.end_with(error);
+        }
+        pipeline.enter_poll();
+        let end = match inner.as_mut().poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(mut data) => {
+                    // hyper asks right after a data frame, and drops the body if the answer is yes.
+                    let hint = inner.is_end_stream();
+                    // Free of charge for `Bytes`: it takes the whole.
+                    let chunk = data.copy_to_bytes(data.remaining());
+                    pipeline.leave_poll();
+                    return match this.tee.chunk(&chunk, hint, guard) {
+                        Ok(()) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
+                        Err(error) => this.end_with(error.into()),
+                    };
+                }
+                Err(frame) => End::Trailers(frame.into_trailers().unwrap_or_default()),
+            },
+            Poll::Ready(Some(Err(error))) => End::Error(error.into()),
+            Poll::Ready(None) => End::None,
+            Poll::Pending => {
+                pipeline.leave_poll();
+                pipeline.set_polled();
+                pipeline.wake_on_stop(cx.waker());
+                // The stop may have come just before there was a waker to wake.
+                let Some(error) = pipeline.stopped() else {
+                    return Poll::Pending;
+                };
+                let error = error.clone().into();
+                return this.end_with(error);
             }
         };
-        *this.ended = true;
-        Poll::Ready(end)
+        pipeline.leave_poll();
+        pipeline.set_polled();
+        this.end(end)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -136,86 +162,61 @@ impl<B> std::fmt::Debug for AccumulatorBody<B> {
     }
 }
 
-/// What a poll came to, after the tee.
-enum Polled {
-    Pending,
-    Chunk(Bytes),
+/// An end that the inner body itself came to.
+enum End {
+    None,
     Trailers(HeaderMap),
-    End,
     Error(BoxError),
 }
 
-/// Polls the inner body, tees its chunk, and settles the stream if it has ended.
-#[inline]
-fn poll_inner<B>(inner: Pin<&mut B>, guard: &mut Guard, tee: &mut Tee, cx: &mut Context<'_>) -> Polled
-where
-    B: Body<Error: Into<BoxError>>,
-{
-    let pipeline = guard.pipeline();
-    if let Some(error) = pipeline.stopped() {
-        return Polled::Error(error.clone().into());
-    }
-    pipeline.set_polled();
-    match pipeline.in_poll(|| poll_frame(inner, pipeline, cx)) {
-        Poll::Ready(Some(Ok(Ok(chunk)))) => match tee.chunk(&chunk, guard) {
-            Ok(()) => Polled::Chunk(chunk),
-            Err(error) => Polled::Error(error.into()),
-        },
-        Poll::Ready(Some(Ok(Err(trailers)))) => {
-            tee.trailers(guard);
-            guard.settle(Signal::Trailers, Some(&trailers));
-            Polled::Trailers(trailers)
-        }
-        Poll::Ready(Some(Err(error))) => {
-            let error = error.into();
-            let text = StreamError::text_of(&*error);
-            guard.settle(Signal::Error(StreamError::Body(text)), None);
-            Polled::Error(error)
-        }
-        Poll::Ready(None) => {
-            guard.settle(Signal::EndOfBody, None);
-            Polled::End
-        }
-        Poll::Pending => {
-            pipeline.wake_on_stop(cx.waker());
-            // The stop may have come just before there was a waker to wake.
-            match pipeline.stopped() {
-                None => Polled::Pending,
-                Some(error) => Polled::Error(error.clone().into()),
+type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
+
+impl<B> Projected<'_, B> {
+    /// Settles the stream as the inner body ended it.
+    #[cold]
+    fn end(self, end: End) -> Polled {
+        *self.ended = true;
+        let Some(guard) = self.guard else {
+            return Poll::Ready(None);
+        };
+        Poll::Ready(match end {
+            End::None => {
+                guard.settle(Signal::EndOfBody, None);
+                None
             }
-        }
+            End::Trailers(trailers) => {
+                self.tee.trailers(guard);
+                guard.settle(Signal::Trailers, Some(&trailers));
+                Some(Ok(Frame::trailers(trailers)))
+            }
+            End::Error(error) => {
+                let text = StreamError::text_of(&*error);
+                guard.settle(Signal::Error(StreamError::Body(text)), None);
+                Some(Err(error))
+            }
+        })
     }
-}
 
-type DataOrTrailers = Result<Bytes, HeaderMap>;
-
-/// The inner body's next data or trailers; what runs here may panic.
-#[inline]
-fn poll_frame<B: Body>(
-    mut inner: Pin<&mut B>,
-    pipeline: &Pipeline,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<DataOrTrailers, B::Error>>> {
-    let Some(frame) = ready!(inner.as_mut().poll_frame(cx)?) else {
-        return Poll::Ready(None);
-    };
-    match frame.into_data() {
-        Ok(mut data) => {
-            // hyper asks right after a data frame, and drops the body if the answer is yes.
-            pipeline.set_end_hint(inner.is_end_stream());
-            // Free of charge for `Bytes`: it takes the whole.
-            Poll::Ready(Some(Ok(Ok(data.copy_to_bytes(data.remaining())))))
-        }
-        Err(frame) => Poll::Ready(Some(Ok(Err(frame.into_trailers().unwrap_or_default())))),
+    /// Ends a body whose stream the layer has settled already.
+    #[cold]
+    fn end_with(mut self, error: BoxError) -> Polled {
+        *self.ended = true;
+        // Not left to the drop of the body: whoever polls us may hold it for long.
+        self.inner.set(None);
+        Poll::Ready(Some(Err(error)))
     }
 }
 
 // === impl Tee ===
 
 impl Tee {
-    /// Counts and keeps a chunk that is to go on, or settles the stream and says why it may not.
-    fn chunk(&mut self, chunk: &Bytes, guard: &mut Guard) -> Result<(), StreamError> {
+    /// Counts and keeps a chunk that is to go on, or settles the stream and says why it may not. `hint`
+    /// is what the inner body said of its end after it.
+    #[inline]
+    fn chunk(&mut self, chunk: &Bytes, hint: bool, guard: &mut Guard) -> Result<(), StreamError> {
         let pipeline = guard.pipeline();
+        pipeline.set_polled();
+        pipeline.set_end_hint(hint);
         if self.bodiless {
             return Ok(());
         }

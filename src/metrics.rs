@@ -6,7 +6,8 @@ use std::sync::atomic::{
 };
 use std::time::{Duration, SystemTime};
 
-use tokio::time::Instant;
+use once_cell::sync::Lazy;
+use quanta::Clock;
 
 /// The numbers of one stream: live behind [`StreamHandle::metrics`](crate::StreamHandle::metrics),
 /// frozen in a [`StreamRecord`](crate::StreamRecord).
@@ -15,34 +16,46 @@ use tokio::time::Instant;
 /// *produced* (yielded by the inner body). Neither says what the client received: the server and the
 /// kernel may hold megabytes.
 ///
-/// Times are monotonic, and follow tokio's clock: they stand still where a test pauses it.
+/// Times are monotonic. They come from the processor's time-stamp counter where that is reliable, else
+/// from the operating system: a stream reads the clock once per chunk, and the counter costs less than
+/// half of a system clock read. They do not stand still when a test pauses tokio's clock.
 ///
 /// Reading is wait-free. Each number is exact on its own; two numbers read while the stream runs may
 /// be one frame apart.
 #[derive(Debug)]
 pub struct StreamMetrics {
-    started: Instant,
+    clock: Clock,
+    /// A reading of `clock`, like all moments here.
+    started: u64,
     started_at: SystemTime,
     bytes: AtomicU64,
     bytes_produced: AtomicU64,
     chunks: AtomicU64,
     frames: AtomicU64,
-    /// Nanoseconds after `started`, plus one; 0 until there is a first chunk.
+    /// 0 until there is a first chunk.
     first_chunk: AtomicU64,
     /// As `first_chunk`.
     last_chunk: AtomicU64,
-    /// Nanoseconds.
+    /// The difference of two readings.
     longest_gap: AtomicU64,
-    /// Nanoseconds after `started`, plus one; 0 while the stream runs.
+    /// 0 while the stream runs.
     ended: AtomicU64,
 }
+
+/// Calibrated once, which takes about a millisecond.
+static CLOCK: Lazy<Clock> = Lazy::new(Clock::new);
 
 // === impl StreamMetrics ===
 
 impl StreamMetrics {
     pub(crate) fn start() -> Self {
+        Self::start_with(CLOCK.clone())
+    }
+
+    fn start_with(clock: Clock) -> Self {
         Self {
-            started: Instant::now(),
+            started: clock.raw(),
+            clock,
             started_at: SystemTime::now(),
             bytes: AtomicU64::new(0),
             bytes_produced: AtomicU64::new(0),
@@ -83,30 +96,27 @@ impl StreamMetrics {
 
     /// From the stream's opening to its end, or to now while it runs.
     pub fn elapsed(&self) -> Duration {
-        match moment(&self.ended) {
-            Some(ended) => ended,
-            None => self.started.elapsed(),
-        }
+        self.moment(&self.ended).unwrap_or_else(|| self.between(self.started, self.clock.raw()))
     }
 
     /// From the stream's opening to the first data frame that held at least one byte.
     pub fn time_to_first_chunk(&self) -> Option<Duration> {
-        moment(&self.first_chunk)
+        self.moment(&self.first_chunk)
     }
 
     /// From the stream's opening to the latest data frame that held at least one byte.
     pub fn time_to_last_chunk(&self) -> Option<Duration> {
-        moment(&self.last_chunk)
+        self.moment(&self.last_chunk)
     }
 
     /// The longest time between two successive chunks; none before the second.
     pub fn longest_gap(&self) -> Option<Duration> {
-        (self.chunks() > 1).then(|| Duration::from_nanos(self.longest_gap.load(Relaxed)))
+        (self.chunks() > 1).then(|| self.between(0, self.longest_gap.load(Relaxed)))
     }
 
     /// Marks now as the time of the first chunk, unless there is one already.
     pub fn record_first_chunk(&self) {
-        let now = self.now();
+        let now = self.clock.raw();
         // The loser of a race keeps the earlier mark: a failed exchange is the wanted result.
         let _ = self.first_chunk.compare_exchange(0, now, Relaxed, Relaxed);
     }
@@ -127,11 +137,14 @@ impl StreamMetrics {
         let pulled = self.bytes.load(Relaxed) + bytes as u64;
         self.bytes.store(pulled, Release);
         add(&self.chunks, 1);
-        let now = self.now();
+        let now = self.clock.raw();
         match self.last_chunk.load(Relaxed) {
-            0 => self.first_chunk.store(now, Relaxed),
+            // Unless it was marked by hand.
+            0 if self.first_chunk.load(Relaxed) == 0 => self.first_chunk.store(now, Relaxed),
+            0 => {}
             last => {
-                let gap = now - last;
+                // Counters of two cores may be a few ticks apart.
+                let gap = now.saturating_sub(last);
                 if gap > self.longest_gap.load(Relaxed) {
                     self.longest_gap.store(gap, Relaxed);
                 }
@@ -144,6 +157,7 @@ impl StreamMetrics {
     pub(crate) fn freeze(&self) -> Self {
         let copy = |number: &AtomicU64| AtomicU64::new(number.load(Relaxed));
         Self {
+            clock: self.clock.clone(),
             started: self.started,
             started_at: self.started_at,
             bytes: copy(&self.bytes),
@@ -153,13 +167,18 @@ impl StreamMetrics {
             first_chunk: copy(&self.first_chunk),
             last_chunk: copy(&self.last_chunk),
             longest_gap: copy(&self.longest_gap),
-            ended: AtomicU64::new(self.now()),
+            ended: AtomicU64::new(self.clock.raw()),
         }
     }
 
-    /// Nanoseconds after the start, plus one, so that 0 can mean never. Enough for 584 years.
-    fn now(&self) -> u64 {
-        self.started.elapsed().as_nanos() as u64 + 1
+    /// The time from the start to a moment, if it has come.
+    fn moment(&self, mark: &AtomicU64) -> Option<Duration> {
+        let reading = mark.load(Relaxed);
+        (reading > 0).then(|| self.between(self.started, reading))
+    }
+
+    fn between(&self, start: u64, end: u64) -> Duration {
+        Duration::from_nanos(self.clock.delta_as_nanos(start, end))
     }
 }
 
@@ -168,21 +187,23 @@ fn add(number: &AtomicU64, n: u64) {
     number.store(number.load(Relaxed) + n, Relaxed);
 }
 
-fn moment(mark: &AtomicU64) -> Option<Duration> {
-    let nanos = mark.load(Relaxed).checked_sub(1)?;
-    Some(Duration::from_nanos(nanos))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn times_are_taken_from_the_first_and_last_chunk_and_the_longest_gap() {
-        let metrics = StreamMetrics::start();
+    fn started() -> (StreamMetrics, impl Fn(u64)) {
+        let (clock, mock) = Clock::mock();
+        mock.increment(Duration::from_secs(1));
+        let pass = move |millis| mock.increment(Duration::from_millis(millis));
+        (StreamMetrics::start_with(clock), pass)
+    }
+
+    #[test]
+    fn times_are_taken_from_the_first_and_last_chunk_and_the_longest_gap() {
+        let (metrics, pass) = started();
         assert_eq!(metrics.time_to_first_chunk(), None);
-        for (pause, bytes) in [(10, 3), (5, 0), (20, 4), (1, 5)] {
-            tokio::time::advance(Duration::from_millis(pause)).await;
+        for (millis, bytes) in [(10, 3), (5, 0), (20, 4), (1, 5)] {
+            pass(millis);
             metrics.record_frame(bytes);
         }
         assert_eq!(metrics.bytes(), 12);
@@ -193,25 +214,36 @@ mod tests {
         assert_eq!(metrics.longest_gap(), Some(Duration::from_millis(25)));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_frozen_copy_stands_still() {
-        let metrics = StreamMetrics::start();
-        tokio::time::advance(Duration::from_millis(7)).await;
+    #[test]
+    fn a_frozen_copy_stands_still() {
+        let (metrics, pass) = started();
+        pass(7);
         metrics.record_frame(1);
         let frozen = metrics.freeze();
-        tokio::time::advance(Duration::from_millis(7)).await;
+        pass(7);
         metrics.record_frame(1);
         assert_eq!(frozen.bytes(), 1);
         assert_eq!(frozen.elapsed().as_millis(), 7);
+        assert_eq!(metrics.elapsed().as_millis(), 14);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_first_chunk_marked_by_hand_is_kept() {
-        let metrics = StreamMetrics::start();
-        tokio::time::advance(Duration::from_millis(1)).await;
+    #[test]
+    fn a_first_chunk_marked_by_hand_is_kept() {
+        let (metrics, pass) = started();
+        pass(1);
         metrics.record_first_chunk();
-        tokio::time::advance(Duration::from_millis(1)).await;
+        pass(1);
         metrics.record_first_chunk();
+        metrics.record_frame(3);
         assert_eq!(metrics.time_to_first_chunk().map(|t| t.as_millis()), Some(1));
+    }
+
+    #[test]
+    fn the_real_clock_keeps_time() {
+        let metrics = StreamMetrics::start();
+        let system = SystemTime::now();
+        while system.elapsed().unwrap_or_default() < Duration::from_millis(20) {}
+        let measured = metrics.elapsed().as_millis();
+        assert!((19..2_000).contains(&measured), "{measured} ms of at least 20");
     }
 }

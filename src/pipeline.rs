@@ -140,10 +140,19 @@ impl Pipeline {
     /// `thread::panicking()` would not do: under an outer catch-panic layer the drop comes after the
     /// unwinding was caught.
     pub(crate) fn in_poll<T>(&self, f: impl FnOnce() -> T) -> T {
-        self.progress.in_poll.store(true, Relaxed);
+        self.enter_poll();
         let result = f();
-        self.progress.in_poll.store(false, Relaxed);
+        self.leave_poll();
         result
+    }
+
+    /// As [`in_poll`](Self::in_poll), in two halves: the hot path moves no result through a closure.
+    pub(crate) fn enter_poll(&self) {
+        self.progress.in_poll.store(true, Relaxed);
+    }
+
+    pub(crate) fn leave_poll(&self) {
+        self.progress.in_poll.store(false, Relaxed);
     }
 
     pub(crate) fn set_polled(&self) {
