@@ -8,7 +8,7 @@ use http::request::Parts;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::accumulator::Capture;
-use crate::body::{OnChunk, Tee};
+use crate::body::{Check, OnChunk, Tee};
 use crate::dispatch::Dispatcher;
 use crate::guard::{self, Guard};
 use crate::id::StreamId;
@@ -80,11 +80,12 @@ impl<C: Send + Sync + 'static> Shared<C> {
 
     /// What the body of `guard`'s stream does with its chunks.
     pub(crate) fn tee(&self, guard: &Guard) -> Tee {
+        let fails_beyond = self.capture.fails_beyond();
         Tee {
             writer: guard.pipeline().writer(),
-            on_chunk: self.on_chunk.clone(),
-            fails_beyond: self.capture.fails_beyond(),
             bodiless: false,
+            check: (self.on_chunk.is_some() || fails_beyond.is_some())
+                .then(|| Check { on_chunk: self.on_chunk.clone(), fails_beyond }),
         }
     }
 }

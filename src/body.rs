@@ -62,12 +62,18 @@ pin_project! {
 /// What the body does with each chunk.
 #[derive(Default)]
 pub(crate) struct Tee {
-    pub(crate) on_chunk: Option<Arc<OnChunk>>,
-    /// Bytes pulled beyond which the stream fails.
-    pub(crate) fails_beyond: Option<u64>,
     pub(crate) writer: CaptureWriter,
     /// What a response without content yields (HTTP/2 sends it all the same) is not looked at.
     pub(crate) bodiless: bool,
+    /// None in most layers: one test instead of two.
+    pub(crate) check: Option<Check>,
+}
+
+/// What may withhold a chunk.
+pub(crate) struct Check {
+    pub(crate) on_chunk: Option<Arc<OnChunk>>,
+    /// Bytes pulled beyond which the stream fails.
+    pub(crate) fails_beyond: Option<u64>,
 }
 
 // === impl AccumulatorBody ===
@@ -221,24 +227,37 @@ impl Tee {
             return Ok(());
         }
         pipeline.metrics().record_produced(chunk.len());
-        let withheld = match self.ask(chunk, guard.handle()) {
-            ControlFlow::Break(reason) => {
-                Some((Signal::BrokenOff(reason.clone()), StreamError::Stopped { reason }))
-            }
-            ControlFlow::Continue(()) => self.too_large(pipeline.metrics().bytes(), chunk),
-        };
-        let Some((signal, error)) = withheld else {
-            pipeline.record_chunk(&mut self.writer, chunk);
-            return Ok(());
-        };
-        // If somebody stopped the stream in this very moment, theirs is the record's reason.
-        Err(guard.settle(signal, None).unwrap_or(error))
+        if let Some(check) = &mut self.check {
+            check.chunk(chunk, guard)?;
+        }
+        guard.pipeline().record_chunk(&mut self.writer, chunk);
+        Ok(())
     }
 
     fn trailers(&self, guard: &Guard) {
         if !self.bodiless {
             guard.pipeline().metrics().record_frame(0);
         }
+    }
+}
+
+// === impl Check ===
+
+impl Check {
+    fn chunk(&mut self, chunk: &Bytes, guard: &mut Guard) -> Result<(), StreamError> {
+        let (signal, error) = match self.ask(chunk, guard.handle()) {
+            ControlFlow::Break(reason) => {
+                (Signal::BrokenOff(reason.clone()), StreamError::Stopped { reason })
+            }
+            ControlFlow::Continue(()) => match self.fails_beyond {
+                Some(limit) if guard.pipeline().metrics().bytes() + chunk.len() as u64 > limit => {
+                    (Signal::TooLarge { limit }, StreamError::ContentTooLarge { limit })
+                }
+                _ => return Ok(()),
+            },
+        };
+        // If somebody stopped the stream in this very moment, theirs is the record's reason.
+        Err(guard.settle(signal, None).unwrap_or(error))
     }
 
     fn ask(&mut self, chunk: &Bytes, handle: &StreamHandle) -> ControlFlow<StopReason> {
@@ -251,11 +270,5 @@ impl Tee {
             self.on_chunk = None;
             ControlFlow::Continue(())
         })
-    }
-
-    fn too_large(&self, pulled: u64, chunk: &Bytes) -> Option<(Signal, StreamError)> {
-        let limit = self.fails_beyond?;
-        let too_large = pulled + chunk.len() as u64 > limit;
-        too_large.then_some((Signal::TooLarge { limit }, StreamError::ContentTooLarge { limit }))
     }
 }

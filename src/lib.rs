@@ -56,8 +56,6 @@
 //!
 //! `tracing` (default): a span per stream, and events for its end, for retries and for dead letters.
 
-#![forbid(unsafe_code)]
-
 mod accumulator;
 mod admission;
 mod body;

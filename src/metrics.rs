@@ -122,6 +122,7 @@ impl StreamMetrics {
     }
 
     /// Counts bytes that the inner body yielded.
+    #[inline]
     pub(crate) fn record_produced(&self, bytes: usize) {
         add(&self.bytes_produced, bytes as u64);
     }
@@ -129,6 +130,7 @@ impl StreamMetrics {
     /// Counts a frame that goes on to whoever polls, with its bytes of data. Reads the clock once.
     ///
     /// For the one task that polls the body: two callers at once would lose counts.
+    #[inline]
     pub(crate) fn record_frame(&self, bytes: usize) {
         add(&self.frames, 1);
         if bytes == 0 {
@@ -183,6 +185,7 @@ impl StreamMetrics {
 }
 
 /// A load and a store instead of a locked add: there is one writer, and readers need no order.
+#[inline]
 fn add(number: &AtomicU64, n: u64) {
     number.store(number.load(Relaxed) + n, Relaxed);
 }

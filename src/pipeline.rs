@@ -147,18 +147,22 @@ impl Pipeline {
     }
 
     /// As [`in_poll`](Self::in_poll), in two halves: the hot path moves no result through a closure.
+    #[inline]
     pub(crate) fn enter_poll(&self) {
         self.progress.in_poll.store(true, Relaxed);
     }
 
+    #[inline]
     pub(crate) fn leave_poll(&self) {
         self.progress.in_poll.store(false, Relaxed);
     }
 
+    #[inline]
     pub(crate) fn set_polled(&self) {
         self.progress.polled.store(true, Relaxed);
     }
 
+    #[inline]
     pub(crate) fn set_end_hint(&self, hint: bool) {
         self.progress.end_hint.store(hint, Relaxed);
     }
@@ -169,6 +173,7 @@ impl Pipeline {
     }
 
     /// Keeps and counts a chunk that goes on to whoever polls.
+    #[inline]
     pub(crate) fn record_chunk(&self, writer: &mut CaptureWriter, chunk: &Bytes) {
         // Kept before counted, so that whoever sees the count finds the bytes.
         self.capture.append(writer, chunk);
@@ -202,6 +207,7 @@ impl Pipeline {
     }
 
     /// The error with which the body is to end, once the stream was stopped from outside.
+    #[inline]
     pub(crate) fn stopped(&self) -> Option<&StreamError> {
         self.stopped.get()
     }

@@ -149,6 +149,7 @@ impl Block {
 
     /// As [`append`](Self::append), for the only writer that the log has: without a locked operation, and
     /// the claim comes after the chunk, so that all that is claimed is published.
+    #[inline]
     pub(super) fn append_alone(&self, chunk: &Bytes, limit: u64) -> Appended {
         let tail = self.tail(Ordering::Relaxed);
         match self.plan(tail, chunk.len(), limit) {
@@ -167,6 +168,7 @@ impl Block {
     }
 
     /// What to do with a chunk of `len` bytes when the tail is `tail`.
+    #[inline]
     fn plan(&self, tail: Tail, len: usize, limit: u64) -> Plan {
         if tail.is_closed() {
             return Plan::Nothing(Appended::Full);
@@ -189,6 +191,7 @@ impl Block {
     }
 
     /// Writes the chunk to where `at` points, which its caller owns, and then its header.
+    #[inline]
     fn publish(&self, at: Tail, chunk: &Bytes) {
         let Some((header, words)) = self.words[at.words()..].split_first() else {
             return;
@@ -298,6 +301,7 @@ impl Header {
 }
 
 /// Copies `bytes` into `words`. Relaxed: the header's Release store publishes them.
+#[inline]
 fn write(words: &[AtomicU64], bytes: &[u8]) {
     let (whole, rest) = bytes.as_chunks::<8>();
     for (word, bytes) in words.iter().zip(whole) {

@@ -123,6 +123,7 @@ impl Capturing {
     }
 
     /// Keeps what is to be kept of `chunk`. `writer` is the one that was made here.
+    #[inline]
     pub(crate) fn append(&self, writer: &mut CaptureWriter, chunk: &Bytes) {
         match (self, writer) {
             (Self::Head(log), CaptureWriter::Head(writer)) => writer.append(log, chunk),

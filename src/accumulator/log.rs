@@ -42,8 +42,8 @@ impl Log {
 
     /// A log without a limit for a capture that trims it to `keep` bytes: blocks are small against it.
     pub(super) fn to_be_trimmed(keep: u64) -> Self {
-        let block = usize::try_from(keep / 8).unwrap_or(LARGEST);
-        Self::with_blocks(u64::MAX, block.clamp(SMALLEST, LARGEST), keep / 8)
+        let block = usize::try_from(keep / 4).unwrap_or(LARGEST);
+        Self::with_blocks(u64::MAX, block.clamp(SMALLEST, LARGEST), keep / 4)
     }
 
     fn with_blocks(limit: u64, largest_block: usize, most_in_block: u64) -> Self {
@@ -68,6 +68,7 @@ impl Log {
         self.last.load().end()
     }
 
+    #[inline]
     pub(super) fn has_overflowed(&self) -> bool {
         self.overflowed.load(Ordering::Acquire)
     }
@@ -162,6 +163,7 @@ impl Writer {
     }
 
     /// Appends the part of `chunk` that fits into the log's limit; after a chunk that did not, nothing.
+    #[inline]
     pub(super) fn append(&mut self, log: &Log, chunk: &Bytes) {
         if !chunk.is_empty() && !log.has_overflowed() {
             self.append_what_fits(log, chunk);
