@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use once_cell::race::OnceBox;
 
@@ -30,7 +29,7 @@ pub(super) struct Block {
     slots: OnceBox<[OnceLock<Bytes>; SLOTS]>,
     tail: AtomicU64,
     /// Set once.
-    next: ArcSwapOption<Block>,
+    next: OnceBox<Arc<Block>>,
 }
 
 /// What [`Block::append`] did.
@@ -74,7 +73,7 @@ pub(super) enum Entry<'a> {
     Copied(&'a [AtomicU64], usize),
     Referenced(&'a Bytes),
     /// The block ends here and another follows.
-    Next(Arc<Block>),
+    Next(&'a Arc<Block>),
     /// Nothing more is published yet.
     End,
 }
@@ -92,7 +91,7 @@ impl Block {
             words: (0..words).map(|_| AtomicU64::new(0)).collect(),
             slots: OnceBox::new(),
             tail: AtomicU64::new(if words == 0 { Tail::CLOSED } else { 0 }),
-            next: ArcSwapOption::empty(),
+            next: OnceBox::new(),
         }
     }
 
@@ -111,17 +110,13 @@ impl Block {
         self.base + self.tail(Ordering::Acquire).bytes()
     }
 
-    pub(super) fn next(&self) -> Option<Arc<Block>> {
-        self.next.load_full()
+    pub(super) fn next(&self) -> Option<&Arc<Block>> {
+        self.next.get()
     }
 
     /// The next block, made with `make` unless there is one. Any number of threads may race.
-    pub(super) fn next_or(&self, make: impl FnOnce() -> Block) -> Arc<Block> {
-        self.next().unwrap_or_else(|| {
-            let made = Arc::new(make());
-            let found = self.next.compare_and_swap(&None::<Arc<Block>>, Some(Arc::clone(&made)));
-            found.as_ref().map_or(made, Arc::clone)
-        })
+    pub(super) fn next_or(&self, make: impl FnOnce() -> Block) -> &Arc<Block> {
+        self.next.get_or_init(|| Box::new(Arc::new(make())))
     }
 
     /// Appends a chunk, unless it would take the content beyond `limit` bytes. Any number of threads.
@@ -246,9 +241,11 @@ impl Block {
 impl Drop for Block {
     /// Frees the blocks behind this one in a loop: a chain of a million must not recurse.
     fn drop(&mut self) {
-        let mut next = self.next.swap(None);
-        while let Some(block) = next {
-            next = Arc::into_inner(block).and_then(|block| block.next.swap(None));
+        let mut next = self.next().cloned();
+        // The clone keeps the next block alive while this one's own pointer to it goes.
+        self.next = OnceBox::new();
+        while let Some(block) = next.and_then(Arc::into_inner) {
+            next = block.next().cloned();
         }
     }
 }

@@ -129,7 +129,7 @@ impl Capturing {
             (Self::Head(log), CaptureWriter::Head(writer)) => writer.append(log, chunk),
             (Self::Tail(tail), CaptureWriter::Tail(writer)) => tail.append(writer, chunk),
             (Self::HeadTail(head, tail), CaptureWriter::HeadTail(first, last)) => {
-                let room = usize::try_from(head.limit() - head.len()).unwrap_or(usize::MAX);
+                let room = usize::try_from(head.limit() - head.written()).unwrap_or(usize::MAX);
                 match room {
                     0 => tail.append(last, chunk),
                     _ if chunk.len() <= room => first.append(head, chunk),

@@ -1,35 +1,42 @@
-//! The log: blocks linked one to the next, with a first one to read from and a last one to write to.
+//! The log: blocks linked one to the next, a first one to read from, and writers at the last.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use super::block::{Appended, Block, Cursor, Entry};
-use super::content::{Content, Part};
+use super::content::Part;
 
 /// The smallest and the largest block, in bytes. Any chunk that is copied fits in the smallest.
 const SMALLEST: usize = 4096;
 const LARGEST: usize = 16 * 1024;
 
-/// An append-only log of chunks within a limit of bytes.
+/// An append-only log of chunks within a limit of bytes. It has one [`Writer`], or [`Writers`].
 #[derive(Debug)]
 pub(crate) struct Log {
     first: ArcSwap<Block>,
-    last: ArcSwap<Block>,
     limit: u64,
     largest_block: usize,
     /// Bytes of content in one block at the most.
     most_in_block: u64,
     /// Set once a chunk did not fit; nothing is appended after it, so that content stays a prefix.
     overflowed: AtomicBool,
+    /// Bytes that the [`Writer`] has appended.
+    written: AtomicU64,
 }
 
 /// The only writer of a log. It keeps the last block at hand, so that appending is a plain copy.
 #[derive(Debug)]
 pub(crate) struct Writer {
     last: Arc<Block>,
+}
+
+/// Any number of writers of a log. They share the last block, and so keep all of the log alive.
+#[derive(Debug)]
+pub(super) struct Writers {
+    last: ArcSwap<Block>,
 }
 
 // === impl Log ===
@@ -50,12 +57,12 @@ impl Log {
         // A closed block without words: a stream that yields nothing holds no memory for content.
         let empty = Arc::new(Block::new(0, 0, 0));
         Self {
-            first: ArcSwap::new(Arc::clone(&empty)),
-            last: ArcSwap::new(empty),
+            first: ArcSwap::new(empty),
             limit,
             largest_block,
             most_in_block,
             overflowed: AtomicBool::new(false),
+            written: AtomicU64::new(0),
         }
     }
 
@@ -63,9 +70,10 @@ impl Log {
         self.limit
     }
 
-    /// Bytes appended so far. A chunk that is being appended right now may be in it.
-    pub(super) fn len(&self) -> u64 {
-        self.last.load().end()
+    /// Bytes that the [`Writer`] has appended.
+    pub(super) fn written(&self) -> u64 {
+        // Pairs with the Release in `Writer::append`: the chunks are seen.
+        self.written.load(Ordering::Acquire)
     }
 
     #[inline]
@@ -73,66 +81,38 @@ impl Log {
         self.overflowed.load(Ordering::Acquire)
     }
 
-    /// Appends a chunk. Where the limit leaves too little room, appends nothing, refuses all later
-    /// chunks, and says how many bytes there was room for.
-    pub(super) fn append(&self, chunk: &Bytes) -> Result<(), u64> {
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        if self.has_overflowed() {
-            return Err(0);
-        }
-        self.append_in_room(chunk).inspect_err(|_| {
-            // Release pairs with the Acquire in `has_overflowed`.
-            self.overflowed.store(true, Ordering::Release);
+    /// The block behind the closed block `full`.
+    fn behind<'a>(&self, full: &'a Block) -> &'a Arc<Block> {
+        full.next_or(|| {
+            let bytes = (full.capacity() * 2).clamp(SMALLEST, self.largest_block);
+            Block::new(full.end(), bytes, self.most_in_block)
         })
     }
 
-    fn append_in_room(&self, chunk: &Bytes) -> Result<(), u64> {
-        loop {
-            let last = self.last.load();
-            match last.append(chunk, self.limit) {
-                Appended::Yes => return Ok(()),
-                Appended::OverLimit(room) => return Err(room),
-                Appended::Full => self.advance(&last),
-            }
-        }
-    }
-
-    /// Makes the block behind the closed block `full` the last one.
-    fn advance(&self, full: &Arc<Block>) {
-        let next = full.next_or(|| {
-            let bytes = (full.capacity() * 2).clamp(SMALLEST, self.largest_block);
-            Block::new(full.end(), bytes, self.most_in_block)
-        });
-        // Another thread may have moved on already: then its block is the newer one.
-        self.last.compare_and_swap(full, next);
-    }
-
-    /// Lets go of the first blocks as long as `keep` bytes stay behind them. For the only writer.
+    /// Lets go of the first blocks as long as `keep` bytes stay behind them. For the [`Writer`].
     fn trim(&self, keep: u64) {
-        let len = self.len();
+        let written = self.written();
         loop {
             let first = self.first.load();
             match first.next() {
-                Some(next) if len - next.base() >= keep => self.first.store(next),
+                Some(next) if written - next.base() >= keep => self.first.store(Arc::clone(next)),
                 _ => return,
             }
         }
     }
 
-    /// The chunks that the only writer has appended, less what was trimmed.
+    /// What the [`Writer`] has appended, less what was trimmed.
     pub(super) fn part(&self) -> Part {
         // In this order: what is trimmed in between is still behind `first`.
         let first = self.first.load_full();
-        let len = self.len() - first.base();
+        let len = self.written() - first.base();
         Part::new(first, len)
     }
 
-    /// The published chunks of any number of writers: a prefix of what was appended.
-    fn published(&self) -> Part {
+    /// What [`Writers`] have published: a prefix of what they appended.
+    pub(super) fn published(&self) -> Part {
         let first = self.first.load_full();
-        let mut block = Arc::clone(&first);
+        let mut block = &first;
         let mut cursor = Cursor::default();
         let mut len = 0;
         loop {
@@ -147,11 +127,6 @@ impl Log {
         }
         Part::new(first, len)
     }
-
-    /// What any number of writers have published.
-    pub(super) fn snapshot(&self) -> Content {
-        Content::new(self.published(), None, self.has_overflowed())
-    }
 }
 
 // === impl Writer ===
@@ -159,7 +134,7 @@ impl Log {
 impl Writer {
     /// The writer of `log`, which must have no other.
     pub(super) fn new(log: &Log) -> Self {
-        Self { last: log.last.load_full() }
+        Self { last: log.first.load_full() }
     }
 
     /// Appends the part of `chunk` that fits into the log's limit; after a chunk that did not, nothing.
@@ -182,11 +157,12 @@ impl Writer {
     fn append_what_fits(&mut self, log: &Log, chunk: &Bytes) {
         loop {
             match self.last.append_alone(chunk, log.limit) {
-                Appended::Yes => return,
-                Appended::Full => {
-                    log.advance(&self.last);
-                    self.last = log.last.load_full();
+                Appended::Yes => {
+                    let written = log.written.load(Ordering::Relaxed) + chunk.len() as u64;
+                    log.written.store(written, Ordering::Release);
+                    return;
                 }
+                Appended::Full => self.last = Arc::clone(log.behind(&self.last)),
                 Appended::OverLimit(room) => {
                     log.overflowed.store(true, Ordering::Release);
                     if room > 0 {
@@ -196,5 +172,41 @@ impl Writer {
                 }
             }
         }
+    }
+}
+
+// === impl Writers ===
+
+impl Writers {
+    /// The writers of `log`, which must have no others.
+    pub(super) fn new(log: &Log) -> Self {
+        Self { last: ArcSwap::new(log.first.load_full()) }
+    }
+
+    /// Bytes appended so far. A chunk that is being appended right now may be in it.
+    pub(super) fn len(&self) -> u64 {
+        self.last.load().end()
+    }
+
+    /// Appends a chunk, from any thread. False where the log's limit leaves too little room: then
+    /// nothing is appended, and no later chunk is taken either.
+    pub(super) fn append(&self, log: &Log, chunk: &Bytes) -> bool {
+        if chunk.is_empty() {
+            return true;
+        }
+        while !log.has_overflowed() {
+            let last = self.last.load();
+            match last.append(chunk, log.limit) {
+                Appended::Yes => return true,
+                // Release pairs with the Acquire in `has_overflowed`.
+                Appended::OverLimit(_) => log.overflowed.store(true, Ordering::Release),
+                Appended::Full => {
+                    let next = Arc::clone(log.behind(&last));
+                    // Another thread may have moved on already: then its block is the newer one.
+                    self.last.compare_and_swap(&*last, next);
+                }
+            }
+        }
+        false
     }
 }

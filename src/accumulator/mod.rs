@@ -33,6 +33,7 @@ mod tests;
 
 use bytes::Bytes;
 
+use self::log::{Log, Writers};
 use crate::error::StreamError;
 
 pub use self::capture::Capture;
@@ -56,7 +57,8 @@ pub use self::content::Content;
 /// ```
 #[derive(Debug)]
 pub struct ContentAccumulator {
-    log: log::Log,
+    log: Log,
+    writers: Writers,
 }
 
 // === impl ContentAccumulator ===
@@ -64,7 +66,8 @@ pub struct ContentAccumulator {
 impl ContentAccumulator {
     /// An accumulator for at most `max_size` bytes of content. It holds no block until the first chunk.
     pub fn new(max_size: usize) -> Self {
-        Self { log: log::Log::new(max_size as u64) }
+        let log = Log::new(max_size as u64);
+        Self { writers: Writers::new(&log), log }
     }
 
     /// Appends a chunk.
@@ -77,13 +80,13 @@ impl ContentAccumulator {
     /// chunk is not appended, not even in part, and neither is any later one: content never has a hole.
     pub fn append(&self, chunk: Bytes) -> Result<(), StreamError> {
         let limit = self.log.limit();
-        let too_large = |_| StreamError::ContentTooLarge { limit };
-        self.log.append(&chunk).map_err(too_large)
+        let appended = self.writers.append(&self.log, &chunk);
+        appended.then_some(()).ok_or(StreamError::ContentTooLarge { limit })
     }
 
     /// Bytes appended; a chunk that is being appended right now may be counted.
     pub fn len(&self) -> usize {
-        self.log.len() as usize
+        self.writers.len() as usize
     }
 
     /// Whether nothing was appended.
@@ -95,6 +98,6 @@ impl ContentAccumulator {
     ///
     /// Copies no content; walks the chunks once.
     pub fn snapshot(&self) -> Content {
-        self.log.snapshot()
+        Content::new(self.log.published(), None, self.log.has_overflowed())
     }
 }
