@@ -56,6 +56,7 @@
 //!
 //! `tracing` (default): a span per stream, and events for its end, for retries and for dead letters.
 
+#[allow(unsafe_code, reason = "confined to copying in and out of blocks, and checked by loom")]
 mod accumulator;
 mod admission;
 mod body;

@@ -191,11 +191,13 @@ impl Pipeline {
     pub(crate) fn facts(&self, signal: Signal) -> Facts {
         let Progress { polled, in_poll, end_hint, cancelled: _ } = &self.progress;
         let head = self.head();
+        let in_poll = in_poll.load(Relaxed);
         Facts {
             signal,
             has_head: head.is_some(),
-            polled: polled.load(Relaxed),
-            in_poll: in_poll.load(Relaxed),
+            // `polled` is set after the poll: a panic in the first one leaves it unset.
+            polled: polled.load(Relaxed) || (in_poll && head.is_some()),
+            in_poll,
             bodiless: head.is_some_and(|head| head.bodiless),
             empty: head.is_some_and(|head| head.empty),
             end_hint: end_hint.load(Relaxed),

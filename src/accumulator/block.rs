@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use once_cell::race::OnceBox;
+
+use super::words::{self, AtomicU64};
 
 /// Chunks of at least this many bytes are kept by reference, smaller ones are copied.
 ///
@@ -67,10 +69,15 @@ pub(super) struct Cursor {
     word: usize,
 }
 
+/// A published chunk in the words of a block. Only [`Block::read`] makes one.
+pub(super) struct Copied<'a> {
+    words: &'a [AtomicU64],
+    len: usize,
+}
+
 /// What a reader found at its cursor.
 pub(super) enum Entry<'a> {
-    /// Words that hold so many bytes.
-    Copied(&'a [AtomicU64], usize),
+    Copied(Copied<'a>),
     Referenced(&'a Bytes),
     /// The block ends here and another follows.
     Next(&'a Arc<Block>),
@@ -197,7 +204,9 @@ impl Block {
             let _ = slots[at.slots()].set(chunk.clone());
             Header::referenced(at.slots())
         } else {
-            write(words, chunk);
+            // SAFETY: the claim made these words ours (invariant 1), and nobody reads them before the
+            // header below is published (invariant 2).
+            unsafe { words::write(words, chunk) };
             Header::copied(chunk.len())
         };
         // Release pairs with the Acquire in `read`: the chunk's bytes are seen before its header.
@@ -220,7 +229,7 @@ impl Block {
         if let Some(len) = header.len() {
             let end = first + len.div_ceil(8);
             let words = &self.words[first..end];
-            return (Entry::Copied(words, len), Cursor { word: end });
+            return (Entry::Copied(Copied { words, len }), Cursor { word: end });
         }
         // A claim that is not published yet stands between the reader and the next block.
         let tail = self.tail(Ordering::Acquire);
@@ -247,6 +256,20 @@ impl Drop for Block {
         while let Some(block) = next.and_then(Arc::into_inner) {
             next = block.next().cloned();
         }
+    }
+}
+
+// === impl Copied ===
+
+impl Copied<'_> {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn to_vec(&self) -> Vec<u8> {
+        // SAFETY: a `Copied` is made of a header that was seen, so its words were written before
+        // (invariant 2) and never will be again (invariant 1).
+        unsafe { words::read(self.words, self.len) }
     }
 }
 
@@ -295,28 +318,4 @@ impl Header {
     fn slot(self) -> Option<usize> {
         (self.0 & 0b11 == 0b11).then_some((self.0 >> 2) as usize)
     }
-}
-
-/// Copies `bytes` into `words`. Relaxed: the header's Release store publishes them.
-#[inline]
-fn write(words: &[AtomicU64], bytes: &[u8]) {
-    let (whole, rest) = bytes.as_chunks::<8>();
-    for (word, bytes) in words.iter().zip(whole) {
-        word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
-    }
-    if !rest.is_empty() {
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        words[whole.len()].store(u64::from_le_bytes(last), Ordering::Relaxed);
-    }
-}
-
-/// Appends the first `len` bytes of `words` to `out`.
-pub(super) fn read_words(words: &[AtomicU64], len: usize, out: &mut Vec<u8>) {
-    let start = out.len();
-    for word in words {
-        // Relaxed: the header's Acquire load came first.
-        out.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
-    }
-    out.truncate(start + len);
 }

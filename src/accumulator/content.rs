@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::block::{Block, Cursor, Entry, read_words};
+use super::block::{Block, Cursor, Entry};
 
 /// What an accumulator kept of a stream: a snapshot that never changes.
 ///
@@ -145,7 +145,7 @@ impl Chunks {
             let (entry, next) = self.block.read(self.cursor);
             self.cursor = next;
             let len = match &entry {
-                Entry::Copied(_, len) => *len,
+                Entry::Copied(chunk) => chunk.len(),
                 Entry::Referenced(chunk) => chunk.len(),
                 Entry::Next(next) => {
                     self.block = Arc::clone(next);
@@ -160,11 +160,7 @@ impl Chunks {
                 continue;
             }
             let chunk = match entry {
-                Entry::Copied(words, len) => {
-                    let mut bytes = Vec::with_capacity(words.len() * 8);
-                    read_words(words, len, &mut bytes);
-                    Bytes::from(bytes)
-                }
+                Entry::Copied(chunk) => Bytes::from(chunk.to_vec()),
                 Entry::Referenced(chunk) => chunk.clone(),
                 Entry::Next(_) | Entry::End => return None,
             };

@@ -16,7 +16,7 @@ const LARGEST: usize = 16 * 1024;
 /// An append-only log of chunks within a limit of bytes. It has one [`Writer`], or [`Writers`].
 #[derive(Debug)]
 pub(crate) struct Log {
-    first: ArcSwap<Block>,
+    first: First,
     limit: u64,
     largest_block: usize,
     /// Bytes of content in one block at the most.
@@ -25,6 +25,13 @@ pub(crate) struct Log {
     overflowed: AtomicBool,
     /// Bytes that the [`Writer`] has appended.
     written: AtomicU64,
+}
+
+/// The first block. Only a trimmed log pays for one that can be exchanged while it is read.
+#[derive(Debug)]
+enum First {
+    Fixed(Arc<Block>),
+    Moving(ArcSwap<Block>),
 }
 
 /// The only writer of a log. It keeps the last block at hand, so that appending is a plain copy.
@@ -44,20 +51,26 @@ pub(super) struct Writers {
 impl Log {
     /// A log that keeps at most `limit` bytes.
     pub(super) fn new(limit: u64) -> Self {
-        Self::with_blocks(limit, LARGEST, u64::MAX)
+        Self::with_blocks(First::Fixed, limit, LARGEST, u64::MAX)
     }
 
     /// A log without a limit for a capture that trims it to `keep` bytes: blocks are small against it.
     pub(super) fn to_be_trimmed(keep: u64) -> Self {
         let block = usize::try_from(keep / 4).unwrap_or(LARGEST);
-        Self::with_blocks(u64::MAX, block.clamp(SMALLEST, LARGEST), keep / 4)
+        let moving = |first| First::Moving(ArcSwap::new(first));
+        Self::with_blocks(moving, u64::MAX, block.clamp(SMALLEST, LARGEST), keep / 4)
     }
 
-    fn with_blocks(limit: u64, largest_block: usize, most_in_block: u64) -> Self {
+    fn with_blocks(
+        first: impl FnOnce(Arc<Block>) -> First,
+        limit: u64,
+        largest_block: usize,
+        most_in_block: u64,
+    ) -> Self {
         // A closed block without words: a stream that yields nothing holds no memory for content.
         let empty = Arc::new(Block::new(0, 0, 0));
         Self {
-            first: ArcSwap::new(empty),
+            first: first(empty),
             limit,
             largest_block,
             most_in_block,
@@ -89,29 +102,41 @@ impl Log {
         })
     }
 
+    fn first(&self) -> Arc<Block> {
+        match &self.first {
+            First::Fixed(first) => Arc::clone(first),
+            First::Moving(first) => first.load_full(),
+        }
+    }
+
     /// Lets go of the first blocks as long as `keep` bytes stay behind them. For the [`Writer`].
     fn trim(&self, keep: u64) {
-        let written = self.written();
-        loop {
-            let first = self.first.load();
-            match first.next() {
-                Some(next) if written - next.base() >= keep => self.first.store(Arc::clone(next)),
-                _ => return,
-            }
+        let First::Moving(start) = &self.first else {
+            return;
+        };
+        let (written, old) = (self.written(), self.first());
+        let mut first = &old;
+        while let Some(next) = first.next()
+            && written - next.base() >= keep
+        {
+            first = next;
+        }
+        if !Arc::ptr_eq(first, &old) {
+            start.store(Arc::clone(first));
         }
     }
 
     /// What the [`Writer`] has appended, less what was trimmed.
     pub(super) fn part(&self) -> Part {
         // In this order: what is trimmed in between is still behind `first`.
-        let first = self.first.load_full();
+        let first = self.first();
         let len = self.written() - first.base();
         Part::new(first, len)
     }
 
     /// What [`Writers`] have published: a prefix of what they appended.
     pub(super) fn published(&self) -> Part {
-        let first = self.first.load_full();
+        let first = self.first();
         let mut block = &first;
         let mut cursor = Cursor::default();
         let mut len = 0;
@@ -119,7 +144,7 @@ impl Log {
             let (entry, next) = block.read(cursor);
             cursor = next;
             match entry {
-                Entry::Copied(_, bytes) => len += bytes as u64,
+                Entry::Copied(chunk) => len += chunk.len() as u64,
                 Entry::Referenced(chunk) => len += chunk.len() as u64,
                 Entry::Next(next) => (block, cursor) = (next, Cursor::default()),
                 Entry::End => break,
@@ -134,7 +159,7 @@ impl Log {
 impl Writer {
     /// The writer of `log`, which must have no other.
     pub(super) fn new(log: &Log) -> Self {
-        Self { last: log.first.load_full() }
+        Self { last: log.first() }
     }
 
     /// Appends the part of `chunk` that fits into the log's limit; after a chunk that did not, nothing.
@@ -180,7 +205,7 @@ impl Writer {
 impl Writers {
     /// The writers of `log`, which must have no others.
     pub(super) fn new(log: &Log) -> Self {
-        Self { last: ArcSwap::new(log.first.load_full()) }
+        Self { last: ArcSwap::new(log.first()) }
     }
 
     /// Bytes appended so far. A chunk that is being appended right now may be in it.

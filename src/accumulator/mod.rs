@@ -22,14 +22,18 @@
 //!    order that the claims made.)
 //! 6. *Freeing is a loop.* Dropping a chain never recurses, and readers keep what they stand on alive.
 //!
-//! Words are atomics and blocks are reference-counted, so there is no `unsafe` here.
+//! The only `unsafe` code copies bytes in and out of words, in `words`; it cites these invariants. Blocks are
+//! reference-counted.
 
 mod block;
 mod capture;
 mod content;
 mod log;
-#[cfg(test)]
+#[cfg(all(test, accumulator_loom))]
+mod models;
+#[cfg(all(test, not(accumulator_loom)))]
 mod tests;
+mod words;
 
 use bytes::Bytes;
 

@@ -5,7 +5,7 @@
 //! worker that is dropped with its runtime puts the record in its hands back.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -36,8 +36,10 @@ pub(super) struct Rules<C> {
     pub(super) hurry: CancellationToken,
     /// Once cancelled, workers stop where they are.
     pub(super) stop: CancellationToken,
-    /// Notified whenever a record leaves a lane.
-    pub(super) moved: Arc<Notify>,
+    /// Notified whenever a record leaves a lane, or a stream ends, once somebody waits for that.
+    pub(super) moved: Notify,
+    /// Whether somebody waits: until then a notification, which takes a lock, is spared.
+    pub(super) awaited: AtomicBool,
 }
 
 pub(crate) type OnDeadLetter<C> = Arc<dyn Fn(&DeadLetter<C>) + Send + Sync>;
@@ -82,6 +84,18 @@ struct Running<C>(Arc<Shared<C>>);
 struct InHand<'a, C> {
     lane: &'a Shared<C>,
     delivery: Option<Delivery<C>>,
+}
+
+// === impl Rules ===
+
+impl<C> Rules<C> {
+    /// Something moved.
+    pub(super) fn notify(&self) {
+        // SeqCst, as the counts are: whoever set this before it looked at them is notified.
+        if self.awaited.load(SeqCst) {
+            self.moved.notify_waiters();
+        }
+    }
 }
 
 // === impl Lane ===
@@ -269,7 +283,7 @@ impl<C: Send + Sync + 'static> Shared<C> {
     fn leave(&self, account: &Count) {
         account.up();
         self.queued.down();
-        self.rules.moved.notify_waiters();
+        self.rules.notify();
     }
 }
 

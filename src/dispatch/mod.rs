@@ -14,8 +14,8 @@ mod dead_letter;
 mod lane;
 mod shutdown;
 
-use std::sync::Arc;
-use std::sync::Weak;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam_skiplist::SkipMap;
@@ -68,7 +68,8 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
             on_dead_letter,
             hurry: CancellationToken::new(),
             stop: CancellationToken::new(),
-            moved: Arc::new(Notify::new()),
+            moved: Notify::new(),
+            awaited: AtomicBool::new(false),
         });
         let names = unique_names(&hooks);
         let lanes = hooks.into_iter().zip(names);
@@ -140,7 +141,7 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
         }
         // Last, so that nobody sees the stream gone before its record is queued.
         self.counts.settle(outcome);
-        self.rules.moved.notify_waiters();
+        self.rules.notify();
     }
 
     /// The streams in flight, the oldest first.

@@ -1,6 +1,7 @@
 //! Ending a layer without losing a record.
 
 use std::fmt;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -101,6 +102,7 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
 
     /// Waits until no stream runs and no record is queued.
     async fn drained(&self) {
+        self.rules.awaited.store(true, SeqCst);
         loop {
             let moved = self.rules.moved.notified();
             tokio::pin!(moved);
