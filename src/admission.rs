@@ -12,8 +12,7 @@ use crate::body::{Check, OnChunk, Tee};
 use crate::dispatch::Dispatcher;
 use crate::guard::{self, Guard};
 use crate::id::StreamId;
-use crate::pipeline::Pipeline;
-use crate::record::RequestHead;
+use crate::pipeline::{Pipeline, RequestHead};
 use crate::telemetry;
 
 /// What a call does when all `max_in_flight` slots are taken.
@@ -67,14 +66,15 @@ impl<C: Send + Sync + 'static> Shared<C> {
         let (mut parts, body) = request.into_parts();
         let id = StreamId::new();
         let span = telemetry::stream(id, &parts.method, parts.uri.path());
-        let context = catch_unwind(AssertUnwindSafe(|| (self.context)(&parts)))
-            .inspect_err(|_| telemetry::callback_panicked(Some(&span), "context"))
-            .ok();
         let head =
             RequestHead { method: parts.method.clone(), uri: parts.uri.clone(), version: parts.version };
-        let pipeline = Pipeline::new(id, &self.capture, self.dispatcher.token(), span);
-        let guard = guard::open(&self.dispatcher, pipeline, head, context, slot);
-        parts.extensions.insert(guard.handle().clone());
+        let pipeline = Pipeline::new(id, head, &self.capture, self.dispatcher.token(), span.clone());
+        let guard = guard::open(&self.dispatcher, pipeline, slot, |handle| {
+            parts.extensions.insert(handle);
+            catch_unwind(AssertUnwindSafe(|| (self.context)(&parts)))
+                .inspect_err(|_| telemetry::callback_panicked(Some(&span), "context"))
+                .ok()
+        });
         (Request::from_parts(parts, body), guard)
     }
 

@@ -81,7 +81,8 @@ impl StreamingAccumulatorLayer {
 impl Builder {
     /// What a stream's record knows of its request: the tenant, the route, the API key's id.
     ///
-    /// `context` runs once per stream, inside `call`, with the head of the request. If it panics, the
+    /// `context` runs once per stream, inside `call`, with the head of the request; its extensions hold
+    /// what outer layers put there and the stream's [`StreamHandle`]. If it panics, the
     /// stream goes on and [`StreamRecord::context`] is `None`. Comes before the hooks, because it sets the
     /// type of their records.
     pub fn context<C2>(self, context: impl Fn(&Parts) -> C2 + Send + Sync + 'static) -> Builder<C2>

@@ -1,6 +1,6 @@
 //! The exchange: one stream from its admission to its one record.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
@@ -9,13 +9,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::dispatch::Dispatcher;
 use crate::ending::{GrpcStatus, Signal, decide};
 use crate::error::StreamError;
+use crate::outcome::Outcome;
 use crate::pipeline::{Pipeline, Settle, Settled, StreamHandle};
-use crate::record::{Account, RequestHead};
+use crate::record::Account;
 use crate::telemetry;
 
 /// What a stream needs for its record, until it is taken for that.
 struct Open<C> {
-    request: RequestHead,
     context: Option<C>,
     slot: OwnedSemaphorePermit,
     dispatcher: Arc<Dispatcher<C>>,
@@ -37,18 +37,19 @@ pub(crate) struct Guard {
     settled: bool,
 }
 
-/// Opens a stream.
+/// Opens a stream. `context` is called with its handle.
 pub(crate) fn open<C: Send + Sync + 'static>(
     dispatcher: &Arc<Dispatcher<C>>,
     pipeline: Pipeline,
-    request: RequestHead,
-    context: Option<C>,
     slot: OwnedSemaphorePermit,
+    context: impl FnOnce(StreamHandle) -> Option<C>,
 ) -> Guard {
     let pipeline = Arc::new(pipeline);
-    let open = Open { request, context, slot, dispatcher: Arc::clone(dispatcher) };
-    let exchange: Arc<dyn Settle> =
-        Arc::new(Exchange { pipeline: Arc::clone(&pipeline), open: Mutex::new(Some(open)) });
+    let exchange: Arc<dyn Settle> = Arc::new_cyclic(|exchange: &Weak<Exchange<C>>| {
+        let handle = StreamHandle::new(Arc::clone(&pipeline), exchange.clone());
+        let open = Open { context: context(handle), slot, dispatcher: Arc::clone(dispatcher) };
+        Exchange { pipeline: Arc::clone(&pipeline), open: Mutex::new(Some(open)) }
+    });
     dispatcher.opened(pipeline.id(), Arc::downgrade(&exchange));
     Guard { handle: Arc::clone(&exchange).handle(), pipeline, exchange, settled: false }
 }
@@ -59,7 +60,7 @@ impl<C: Send + Sync + 'static> Settle for Exchange<C> {
     fn settle(&self, signal: Signal, trailers: Option<&HeaderMap>) -> Option<Settled> {
         // Nothing can panic under this lock, and it is taken at most twice in a stream's life.
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Open { request, context, slot, dispatcher } = open?;
+        let Open { context, slot, dispatcher } = open?;
         let pipeline = &self.pipeline;
 
         let headers = pipeline.head().map(|head| &head.headers);
@@ -75,12 +76,11 @@ impl<C: Send + Sync + 'static> Settle for Exchange<C> {
         };
         let metrics = pipeline.metrics().freeze();
         telemetry::ended(pipeline.span(), &verdict.outcome, verdict.evidence, metrics.bytes());
-        if verdict.outcome != crate::outcome::Outcome::Completed {
+        if verdict.outcome != Outcome::Completed {
             pipeline.fire_token();
         }
         let account = Account {
             pipeline: Arc::clone(pipeline),
-            request,
             context,
             verdict,
             trailers: trailers.cloned(),

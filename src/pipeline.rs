@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use atomic_waker::AtomicWaker;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use tokio_util::sync::CancellationToken;
 
 use crate::accumulator::{Capture, CaptureWriter, Capturing, Content};
@@ -21,6 +21,7 @@ use crate::telemetry::Span;
 /// The core of one stream. Written by the one task that polls it, read by any.
 pub(crate) struct Pipeline {
     id: StreamId,
+    request: RequestHead,
     metrics: StreamMetrics,
     capture: Capturing,
     head: OnceLock<ResponseHead>,
@@ -32,6 +33,14 @@ pub(crate) struct Pipeline {
     /// Made when somebody asks for it.
     token: OnceLock<CancellationToken>,
     span: Span,
+}
+
+/// What of the request the record keeps.
+#[derive(Debug)]
+pub(crate) struct RequestHead {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) version: Version,
 }
 
 /// What of the inner response the decision and the record need.
@@ -99,9 +108,16 @@ pub struct StreamHandle {
 // === impl Pipeline ===
 
 impl Pipeline {
-    pub(crate) fn new(id: StreamId, capture: &Capture, token: &CancellationToken, span: Span) -> Self {
+    pub(crate) fn new(
+        id: StreamId,
+        request: RequestHead,
+        capture: &Capture,
+        token: &CancellationToken,
+        span: Span,
+    ) -> Self {
         Self {
             id,
+            request,
             metrics: StreamMetrics::start(),
             capture: capture.start(),
             head: OnceLock::new(),
@@ -116,6 +132,10 @@ impl Pipeline {
 
     pub(crate) fn id(&self) -> StreamId {
         self.id
+    }
+
+    pub(crate) fn request(&self) -> &RequestHead {
+        &self.request
     }
 
     pub(crate) fn metrics(&self) -> &StreamMetrics {
@@ -261,6 +281,16 @@ impl StreamHandle {
     /// The stream's id, which its record will carry.
     pub fn id(&self) -> StreamId {
         self.pipeline.id
+    }
+
+    /// The request's method.
+    pub fn method(&self) -> &Method {
+        &self.pipeline.request.method
+    }
+
+    /// The request's URI, query included.
+    pub fn uri(&self) -> &Uri {
+        &self.pipeline.request.uri
     }
 
     /// The stream's numbers, live.

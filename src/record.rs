@@ -37,21 +37,12 @@ pub struct StreamRecord<C = ()> {
 /// What all deliveries of one record share.
 pub(crate) struct Account<C> {
     pub(crate) pipeline: Arc<Pipeline>,
-    pub(crate) request: RequestHead,
     pub(crate) context: Option<C>,
     pub(crate) verdict: Verdict,
     pub(crate) trailers: Option<HeaderMap>,
     pub(crate) grpc_status: Option<i32>,
     pub(crate) content: Content,
     pub(crate) metrics: StreamMetrics,
-}
-
-/// What of the request the record keeps.
-#[derive(Debug)]
-pub(crate) struct RequestHead {
-    pub(crate) method: Method,
-    pub(crate) uri: Uri,
-    pub(crate) version: Version,
 }
 
 // === impl StreamRecord ===
@@ -99,17 +90,17 @@ impl<C> StreamRecord<C> {
 
     /// The request's method.
     pub fn method(&self) -> &Method {
-        &self.account.request.method
+        &self.account.pipeline.request().method
     }
 
     /// The request's URI, query included.
     pub fn uri(&self) -> &Uri {
-        &self.account.request.uri
+        &self.account.pipeline.request().uri
     }
 
     /// The request's HTTP version.
     pub fn version(&self) -> Version {
-        self.account.request.version
+        self.account.pipeline.request().version
     }
 
     /// The response's status; `None` without a response.

@@ -68,7 +68,7 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
     /// See [`Handle::shutdown`](crate::Handle::shutdown).
     pub(crate) async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         let before = self.audit();
-        let deadline = Instant::now() + grace;
+        let deadline = after(Instant::now(), grace);
         self.close();
         // The layer may have been built and called outside any runtime: then this is the first one.
         self.start();
@@ -80,7 +80,7 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
                 cancelled += u64::from(stream.stop(StopReason::Shutdown));
             }
             self.rules.hurry.cancel();
-            let last = deadline + self.rules.hook_timeout;
+            let last = after(deadline, self.rules.hook_timeout);
             // What is left at that point is counted below.
             let _ = timeout_at(last, self.drained()).await;
         }
@@ -114,4 +114,10 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
             moved.await;
         }
     }
+}
+
+/// `duration` after `start`; a year stands for longer ones, which clocks need not be able to tell.
+fn after(start: Instant, duration: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    start.checked_add(duration.min(YEAR)).unwrap_or(start)
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use streaming_accumulator::{
-    BoxError, ConfigError, EndedBy, Evidence, Outcome, Phase, RetryPolicy, StreamHook, StreamRecord,
-    StreamingAccumulatorLayer,
+    BoxError, ConfigError, EndedBy, Evidence, Outcome, Phase, RetryPolicy, StreamHandle, StreamHook,
+    StreamRecord, StreamingAccumulatorLayer,
 };
 
 use crate::support::{Seen, complete, next, settled, stream};
@@ -218,14 +218,16 @@ async fn the_context_is_made_once_of_the_head() {
     let layer = StreamingAccumulatorLayer::builder()
         .context(move |parts| {
             context_made.fetch_add(1, SeqCst);
-            parts.method.to_string()
+            parts.extensions.get::<StreamHandle>().map(|stream| (stream.id(), parts.method.to_string()))
         })
         .on_end(seen.hook())
         .build()
         .unwrap();
     complete(&layer).await;
     settled(&layer.handle()).await;
-    assert_eq!(seen.only().context().map(String::as_str), Some("GET"));
+    let record = seen.only();
+    let wanted = Some((record.id(), "GET".to_owned()));
+    assert_eq!(record.context(), Some(&wanted));
     assert_eq!(made.load(SeqCst), 1);
 }
 

@@ -104,6 +104,12 @@ async fn after_the_deadline_a_failed_attempt_is_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deadline_may_be_as_far_off_as_can_be_said() {
+    let layer = StreamingAccumulatorLayer::builder().hook_timeout(Duration::MAX).build().unwrap();
+    assert!(layer.handle().shutdown(Duration::MAX).await.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_admitted_any_more() {
     let layer = StreamingAccumulatorLayer::builder().max_in_flight(1).build().unwrap();
     let handle = layer.handle();
