@@ -1,0 +1,164 @@
+//! The ledger: one row per stream in a SQLite file. The stream's id is the primary key, so writing a
+//! record a second time, after a retry or a redelivery, changes nothing.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row, named_params};
+use serde_json::{Map, Value};
+use streaming_accumulator::{BoxError, StreamId, StreamRecord};
+
+use crate::billing::Context;
+use crate::errors::Fatal;
+
+const SCHEMA: &str = "
+    create table if not exists streams (
+        id text primary key,
+        tenant text,
+        method text not null,
+        path text not null,
+        outcome text not null,
+        phase text not null,
+        evidence text not null,
+        ended_by text not null,
+        error text,
+        status integer,
+        bytes integer not null,
+        bytes_produced integer not null,
+        chunks integer not null,
+        started_at text not null,
+        first_chunk_ms real,
+        duration_ms real not null,
+        attempt integer not null
+    ) strict, without rowid;
+    create index if not exists streams_by_tenant on streams (tenant, id);";
+
+const INSERT: &str = "
+    insert into streams values (
+        :id, :tenant, :method, :path, :outcome, :phase, :evidence, :ended_by, :error, :status,
+        :bytes, :bytes_produced, :chunks, :started_at, :first_chunk_ms, :duration_ms, :attempt
+    ) on conflict (id) do nothing";
+
+// Ids are UUIDs of version 7: they sort by the time at which their streams opened.
+const LIST: &str = "
+    select * from streams where :tenant is null or tenant = :tenant order by id desc limit :limit";
+
+/// The ledger's file. Clones share one connection.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    connection: Arc<Mutex<Connection>>,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// Opens `file`, and makes it if there is none.
+    pub(crate) fn open(file: &Path) -> Result<Self, Fatal> {
+        let open = || {
+            let connection = Connection::open(file)?;
+            // Write-ahead logging lets other programs read while this one writes.
+            connection.pragma_update(None, "journal_mode", "wal")?;
+            connection.execute_batch(SCHEMA)?;
+            // A ledger of another version fails here rather than at its first row.
+            connection.prepare(INSERT)?;
+            Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+        };
+        open().map_err(|error: rusqlite::Error| Fatal::ledger(file, error))
+    }
+
+    /// Writes the record's row, unless it is there.
+    pub(crate) async fn insert(&self, record: Arc<StreamRecord<Context>>) -> Result<(), BoxError> {
+        self.run(move |connection| insert(connection, &record)).await
+    }
+
+    /// The newest rows, of one tenant or of all.
+    pub(crate) async fn list(&self, tenant: Option<String>, limit: u32) -> Result<Vec<Value>, BoxError> {
+        self.run(move |connection| {
+            let mut statement = connection.prepare_cached(LIST)?;
+            let rows = statement.query_map(named_params! {":tenant": tenant, ":limit": limit}, json)?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// One row.
+    pub(crate) async fn get(&self, id: StreamId) -> Result<Option<Value>, BoxError> {
+        self.run(move |connection| {
+            let mut statement = connection.prepare_cached("select * from streams where id = ?")?;
+            let mut rows = statement.query_map([id.to_string()], json)?;
+            rows.next().transpose()
+        })
+        .await
+    }
+
+    /// Runs `work` on a thread that may block, as SQLite does on the disk.
+    ///
+    /// Dropped midway, as at the hook's time limit, `work` still runs to its end: harmless, because a
+    /// second write of the same row does nothing.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, BoxError> {
+        let connection = Arc::clone(&self.connection);
+        let work = move || {
+            // SQLite rolled back whatever a panic interrupted.
+            work(&connection.lock().unwrap_or_else(PoisonError::into_inner))
+        };
+        Ok(tokio::task::spawn_blocking(work).await??)
+    }
+}
+
+fn insert(connection: &Connection, record: &StreamRecord<Context>) -> rusqlite::Result<()> {
+    let metrics = record.metrics();
+    let error = match record.outcome().error() {
+        Some(error) => Some(error.to_string()),
+        None => record.stop_reason().map(ToString::to_string),
+    };
+    connection.prepare_cached(INSERT)?.execute(named_params! {
+        ":id": record.id().to_string(),
+        ":tenant": record.context().and_then(Option::as_ref).map(|tenant| &*tenant.0),
+        ":method": record.method().as_str(),
+        ":path": record.uri().path(),
+        ":outcome": record.outcome().as_str(),
+        ":phase": record.phase().as_str(),
+        ":evidence": record.evidence().as_str(),
+        ":ended_by": record.ended_by().as_str(),
+        ":error": error,
+        ":status": record.status().map(|status| status.as_u16()),
+        ":bytes": integer(metrics.bytes()),
+        ":bytes_produced": integer(metrics.bytes_produced()),
+        ":chunks": integer(metrics.chunks()),
+        ":started_at": humantime::format_rfc3339_millis(metrics.started_at()).to_string(),
+        ":first_chunk_ms": metrics.time_to_first_chunk().map(millis),
+        ":duration_ms": millis(metrics.elapsed()),
+        ":attempt": record.attempt(),
+    })?;
+    Ok(())
+}
+
+/// SQLite's integers are signed; no stream has 8 EiB.
+fn integer(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Milliseconds, to the microsecond.
+fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}
+
+/// A row as a JSON object, its keys in the table's order.
+fn json(row: &Row<'_>) -> rusqlite::Result<Value> {
+    let mut object = Map::new();
+    for (index, name) in row.as_ref().column_names().enumerate() {
+        let value = match row.get_ref(index)? {
+            ValueRef::Integer(value) => value.into(),
+            ValueRef::Real(value) => value.into(),
+            ValueRef::Text(text) => String::from_utf8_lossy(text).into(),
+            ValueRef::Null | ValueRef::Blob(_) => Value::Null,
+        };
+        object.insert(name.to_owned(), value);
+    }
+    Ok(Value::Object(object))
+}

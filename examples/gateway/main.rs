@@ -1,0 +1,119 @@
+//! A metering gateway for LLM APIs: one row in a SQLite ledger for every stream, however it ends.
+//!
+//! ```text
+//! cargo run --example gateway
+//! curl -N http://127.0.0.1:8080/v1/chat/completions -H 'authorization: Bearer sk-demo-alice' \
+//!   -d '{"model":"demo","stream":true,"messages":[{"role":"user","content":"hello"}]}'
+//! curl http://127.0.0.1:8080/ledger
+//! ```
+//!
+//! Press Ctrl-C in the first `curl` midway, and its row says `cancelled`, with the bytes so far.
+//!
+//! Where to look first: `app.rs` installs the layer, `billing.rs` is the hook that writes the rows, and
+//! `serve` below ends the server without losing one.
+//!
+//! # Exit codes
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | stopped by Ctrl-C or SIGTERM, also where streams had to be cut |
+//! | 1 | the system refused something that none of the codes below is for |
+//! | 2 | a bad flag or value, or a public address without `--admin-key` |
+//! | 3 | cannot listen: the port is in use, the address is not of this machine |
+//! | 4 | the key file cannot be read or is not valid |
+//! | 5 | the ledger cannot be opened |
+//! | 6 | the folder of `--replay` cannot be read |
+
+mod admin;
+mod app;
+mod args;
+mod backend;
+mod banner;
+mod billing;
+mod errors;
+mod keys;
+mod ledger;
+mod live;
+mod pace;
+mod provider;
+mod replay;
+mod shutdown;
+mod upstream;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use axum::serve::ListenerExt;
+use clap::Parser;
+use streaming_accumulator::{Capture, StreamingAccumulatorLayer};
+use tokio::net::TcpListener;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::Args;
+use crate::backend::Backend;
+use crate::billing::Billing;
+use crate::errors::Fatal;
+use crate::keys::{Keys, Tenant};
+use crate::ledger::Ledger;
+use crate::live::Live;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match serve(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => {
+            banner::complain(&fatal.message);
+            ExitCode::from(fatal.code)
+        }
+    }
+}
+
+async fn serve(args: Args) -> Result<(), Fatal> {
+    args.check()?;
+    let keys = Keys::load(args.keys.as_deref())?;
+    let backend = Backend::new(&args)?;
+    // Before anything is written: a port in use is the commonest failure.
+    let listener =
+        TcpListener::bind(args.listen).await.map_err(|error| Fatal::listen(args.listen, &error))?;
+    let address = listener.local_addr().map_err(|error| Fatal::listen(args.listen, &error))?;
+    let ledger = Ledger::open(&args.ledger)?;
+    let live = Live::default();
+
+    let layer = StreamingAccumulatorLayer::builder()
+        .context(|request| request.extensions.get::<Tenant>().cloned())
+        // The ledger keeps numbers only, so no content is kept in memory either.
+        .capture(Capture::none())
+        .hook(Billing::new(ledger.clone(), live.clone()))
+        .build()
+        .map_err(|error| Fatal::other(format!("cannot build the layer: {error}")))?;
+    let handle = layer.handle();
+
+    // Listened for before the banner: whoever has read it may send a signal at once.
+    let mut signals = shutdown::Signals::new().map_err(|error| Fatal::other(format!("signals: {error}")))?;
+    banner::print(address, &args, &keys, &backend);
+
+    let admin = admin::Admin::new(args.admin_key, handle.clone(), ledger, live.clone());
+    let app = app::app(layer, keys, live, Arc::new(backend), admin);
+    // Nagle's algorithm would hold small chunks back until the client acknowledged the last one.
+    let listener = listener.tap_io(|stream| {
+        // A connection that is gone already: the first read will say so.
+        let _ = stream.set_nodelay(true);
+    });
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = axum::serve(listener, app).with_graceful_shutdown(async move {
+        // An error means that `stop` was dropped, which is a reason to stop as well.
+        let _ = stopped.await;
+    });
+    let server = tokio::spawn(async move { server.await });
+
+    signals.next().await;
+    // The receiver is gone only if the server has stopped already.
+    let _ = stop.send(());
+    let report = shutdown::drain(&handle, args.grace, &mut signals).await;
+    shutdown::flush(server).await;
+    banner::farewell(&report, &handle.audit());
+    Ok(())
+}

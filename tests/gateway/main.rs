@@ -1,0 +1,20 @@
+//! End to end: the gateway example as a process, driven from outside by `curl` and by the official Python
+//! clients of OpenAI and Anthropic.
+//!
+//! What is not installed is skipped, with the reason printed (`cargo test --test gateway -- --nocapture`).
+//! The Python clients are looked for in the virtual environment at `$GATEWAY_TEST_VENV`, by default
+//! `target/venv`:
+//!
+//! ```text
+//! python3 -m venv target/venv && target/venv/bin/pip install openai anthropic
+//! ```
+
+#![cfg(unix)]
+
+mod clients;
+mod fixtures;
+mod shutdown;
+mod startup;
+mod streams;
+mod support;
+mod upstream;
