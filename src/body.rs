@@ -89,6 +89,13 @@ impl<B> AccumulatorBody<B> {
     }
 }
 
+impl<B> Default for AccumulatorBody<B> {
+    /// The empty body of no stream, for layers that answer in the service's place.
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
 impl<B> Body for AccumulatorBody<B>
 where
     B: Body,

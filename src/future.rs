@@ -193,7 +193,8 @@ impl Running {
         let Self { method, mut tee, mut guard } = self;
         match result {
             Ok(response) => {
-                let head = head_of(&method, &response);
+                // The body's own code runs here too.
+                let head = guard.pipeline().in_poll(|| head_of(&method, &response));
                 tee.bodiless = head.bodiless;
                 guard.pipeline().set_head(head);
                 Ok(response.map(|inner| AccumulatorBody::new(inner, tee, guard)))
