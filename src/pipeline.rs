@@ -196,7 +196,9 @@ impl Pipeline {
     #[inline]
     pub(crate) fn record_chunk(&self, writer: &mut CaptureWriter, chunk: &Bytes) {
         // Kept before counted, so that whoever sees the count finds the bytes.
-        self.capture.append(writer, chunk);
+        if !chunk.is_empty() {
+            self.capture.append(writer, chunk);
+        }
         self.metrics.record_frame(chunk.len());
     }
 

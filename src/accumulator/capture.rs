@@ -122,7 +122,7 @@ impl Capturing {
         }
     }
 
-    /// Keeps what is to be kept of `chunk`. `writer` is the one that was made here.
+    /// Keeps what is to be kept of `chunk`, which is not empty. `writer` is the one that was made here.
     #[inline]
     pub(crate) fn append(&self, writer: &mut CaptureWriter, chunk: &Bytes) {
         match (self, writer) {

@@ -21,7 +21,8 @@ pub(crate) struct Log {
     largest_block: usize,
     /// Bytes of content in one block at the most.
     most_in_block: u64,
-    /// Set once a chunk did not fit; nothing is appended after it, so that content stays a prefix.
+    /// Set once a chunk of [`Writers`] did not fit; they append nothing after it, so that content stays
+    /// a prefix.
     overflowed: AtomicBool,
     /// Bytes that the [`Writer`] has appended.
     written: AtomicU64,
@@ -85,7 +86,7 @@ impl Log {
 
     /// Bytes that the [`Writer`] has appended.
     pub(super) fn written(&self) -> u64 {
-        // Pairs with the Release in `Writer::append`: the chunks are seen.
+        // Pairs with the Release in `add_written`: the chunks are seen.
         self.written.load(Ordering::Acquire)
     }
 
@@ -100,6 +101,13 @@ impl Log {
             let bytes = (full.capacity() * 2).clamp(SMALLEST, self.largest_block);
             Block::new(full.end(), bytes, self.most_in_block)
         })
+    }
+
+    #[inline]
+    fn add_written(&self, bytes: usize) {
+        let written = self.written.load(Ordering::Relaxed) + bytes as u64;
+        // Release pairs with the Acquire in `written`.
+        self.written.store(written, Ordering::Release);
     }
 
     fn first(&self) -> Arc<Block> {
@@ -165,8 +173,10 @@ impl Writer {
     /// Appends the part of `chunk` that fits into the log's limit; after a chunk that did not, nothing.
     #[inline]
     pub(super) fn append(&mut self, log: &Log, chunk: &Bytes) {
-        if !chunk.is_empty() && !log.has_overflowed() {
-            self.append_what_fits(log, chunk);
+        match self.last.append_alone(chunk, log.limit) {
+            Appended::Yes => log.add_written(chunk.len()),
+            Appended::Full => self.append_to_next(log, chunk),
+            Appended::OverLimit(room) => self.append_first_bytes(log, chunk, room),
         }
     }
 
@@ -179,23 +189,17 @@ impl Writer {
         }
     }
 
-    fn append_what_fits(&mut self, log: &Log, chunk: &Bytes) {
-        loop {
-            match self.last.append_alone(chunk, log.limit) {
-                Appended::Yes => {
-                    let written = log.written.load(Ordering::Relaxed) + chunk.len() as u64;
-                    log.written.store(written, Ordering::Release);
-                    return;
-                }
-                Appended::Full => self.last = Arc::clone(log.behind(&self.last)),
-                Appended::OverLimit(room) => {
-                    log.overflowed.store(true, Ordering::Release);
-                    if room > 0 {
-                        self.append_what_fits(log, &chunk.slice(..room as usize));
-                    }
-                    return;
-                }
-            }
+    #[cold]
+    fn append_to_next(&mut self, log: &Log, chunk: &Bytes) {
+        self.last = Arc::clone(log.behind(&self.last));
+        self.append(log, chunk);
+    }
+
+    /// Fills the log to its limit, so that there is no room for any later chunk.
+    #[cold]
+    fn append_first_bytes(&mut self, log: &Log, chunk: &Bytes, room: u64) {
+        if room > 0 {
+            self.append(log, &chunk.slice(..room as usize));
         }
     }
 }

@@ -27,7 +27,7 @@ fn captured(capture: Capture, sizes: &[usize]) -> (Content, Vec<Bytes>) {
     let chunks: Vec<_> = sizes.iter().enumerate().map(|(n, len)| chunk(n, *len)).collect();
     let capturing = capture.start();
     let mut writer = capturing.writer();
-    for chunk in &chunks {
+    for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
         capturing.append(&mut writer, chunk);
     }
     let pulled = sizes.iter().sum::<usize>() as u64;
