@@ -318,7 +318,9 @@ impl StreamHandle {
     /// Stops the stream: its record says `Cancelled`, ended by the layer, and whoever polls the body
     /// next gets [`StreamError::Stopped`].
     ///
-    /// The record is settled before this returns, also if nobody polls the body. Returns false, and
+    /// The record is settled before this returns, also if nobody polls the body. Before there is a response
+    /// the inner service is left to answer (its work can listen to the token); the body of its response
+    /// then yields the error at once. Returns false, and
     /// changes nothing, where the stream has ended already or has handed over all that it declared.
     pub fn cancel(&self) -> bool {
         self.stop(StopReason::Cancelled)

@@ -68,7 +68,8 @@ impl RetryPolicy {
     /// How long to wait after the failed attempt `attempt` (from 1), or `None` to give up.
     pub(crate) fn delay_after(&self, attempt: u32) -> Option<Duration> {
         let longest = self.longest_after(attempt)?;
-        Some(longest.mul_f64(fastrand::f64()))
+        // The fallback is for delays of ages, which rounding may push beyond what a `Duration` can hold.
+        Some(Duration::try_from_secs_f64(longest.as_secs_f64() * fastrand::f64()).unwrap_or(longest))
     }
 
     fn longest_after(&self, attempt: u32) -> Option<Duration> {

@@ -1,16 +1,46 @@
 //! Runtimes come and go; records do not.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use streaming_accumulator::{Handle, StreamingAccumulatorLayer};
+use streaming_accumulator::{Handle, StreamHook, StreamingAccumulatorLayer};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{Seen, complete, settled, stream};
 
+/// Everything that is logged in this test binary.
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOG.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How many lines of the log hold all of `words`.
+fn logged(words: &[&str]) -> usize {
+    let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
+    log.lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
+}
+
 fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// A hook with a name that no other test logs.
+struct Bill;
+
+impl StreamHook<()> for Bill {
+    fn name(&self) -> &str {
+        "bill"
+    }
 }
 
 /// Keeps a stream open in a task of `runtime`.
@@ -74,11 +104,14 @@ fn a_record_settled_outside_any_runtime_waits_for_one() {
 fn when_the_hooks_runtime_dies_records_are_settled_and_left() {
     let ways: [fn(Runtime); 3] =
         [drop, Runtime::shutdown_background, |runtime| runtime.shutdown_timeout(Duration::from_secs(1))];
-    for shut_down in ways {
+    let log = tracing_subscriber::fmt().with_ansi(false).with_writer(|| Log).finish();
+    // The only test here that installs one.
+    tracing::subscriber::set_global_default(log).unwrap();
+    for (n, shut_down) in ways.into_iter().enumerate() {
         let runtime = runtime();
         let layer = {
             let _inside = runtime.enter();
-            StreamingAccumulatorLayer::builder().on_end(|_| async {}).build().unwrap()
+            StreamingAccumulatorLayer::builder().hook(Bill).build().unwrap()
         };
         hold_open(&runtime, &layer);
         shut_down(runtime);
@@ -93,6 +126,8 @@ fn when_the_hooks_runtime_dies_records_are_settled_and_left() {
             tokio::time::timeout(Duration::from_secs(5), gone).await.unwrap();
         });
         assert_left(&handle, 1);
+        let errors = logged(&["ERROR", "hook=\"bill\"", "left=1", "records are left undelivered"]);
+        assert_eq!(errors, n + 1, "each time it is said once how many are left");
     }
 }
 
