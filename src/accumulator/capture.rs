@@ -54,23 +54,23 @@ pub(crate) struct Tail {
 
 impl Capture {
     /// Everything, up to `max` bytes; of a longer stream its first `max`.
-    pub const fn all(max: u64) -> Self {
-        Self::of(Kind::Head(max))
+    pub const fn all(max: usize) -> Self {
+        Self::of(Kind::Head(max as u64))
     }
 
     /// The first `n` bytes.
-    pub const fn head(n: u64) -> Self {
-        Self::of(Kind::Head(n))
+    pub const fn head(n: usize) -> Self {
+        Self::of(Kind::Head(n as u64))
     }
 
     /// The last `n` bytes. While the stream runs, up to twice as much is held.
-    pub const fn tail(n: u64) -> Self {
-        Self::of(Kind::Tail(n))
+    pub const fn tail(n: usize) -> Self {
+        Self::of(Kind::Tail(n as u64))
     }
 
     /// The first `n` bytes and the last `m`; of a stream of at most `n + m` bytes everything.
-    pub const fn head_tail(n: u64, m: u64) -> Self {
-        Self::of(Kind::HeadTail(n, m))
+    pub const fn head_tail(n: usize, m: usize) -> Self {
+        Self::of(Kind::HeadTail(n as u64, m as u64))
     }
 
     /// Nothing. Counts and times are kept all the same.

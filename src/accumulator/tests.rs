@@ -45,37 +45,37 @@ proptest! {
 
     #[test]
     fn all_keeps_every_chunk_with_its_borders(sizes in sizes()) {
-        let (content, chunks) = captured(Capture::all(u64::MAX), &sizes);
+        let (content, chunks) = captured(Capture::all(usize::MAX), &sizes);
         let whole: Vec<_> = chunks.iter().filter(|chunk| !chunk.is_empty()).cloned().collect();
         prop_assert_eq!(content.chunks().collect::<Vec<_>>(), whole);
         prop_assert!(!content.is_truncated());
     }
 
     #[test]
-    fn head_keeps_the_first_bytes(sizes in sizes(), limit in 0..20_000u64) {
+    fn head_keeps_the_first_bytes(sizes in sizes(), limit in 0..20_000usize) {
         let (content, chunks) = captured(Capture::head(limit), &sizes);
         let all = joined(&chunks);
-        let kept = all.len().min(limit as usize);
+        let kept = all.len().min(limit);
         prop_assert_eq!(content.to_bytes(), &all[..kept]);
         prop_assert_eq!(content.is_truncated(), kept < all.len());
         prop_assert_eq!(content.len(), kept);
     }
 
     #[test]
-    fn tail_keeps_the_last_bytes(sizes in sizes(), keep in 0..20_000u64) {
+    fn tail_keeps_the_last_bytes(sizes in sizes(), keep in 0..20_000usize) {
         let (content, chunks) = captured(Capture::tail(keep), &sizes);
         let all = joined(&chunks);
-        let kept = all.len().min(keep as usize);
+        let kept = all.len().min(keep);
         prop_assert_eq!(content.to_bytes(), &all[all.len() - kept..]);
         prop_assert_eq!(content.is_truncated(), kept < all.len());
     }
 
     #[test]
-    fn head_tail_keeps_both_ends(sizes in sizes(), head in 0..9_000u64, tail in 0..9_000u64) {
+    fn head_tail_keeps_both_ends(sizes in sizes(), head in 0..9_000usize, tail in 0..9_000usize) {
         let (content, chunks) = captured(Capture::head_tail(head, tail), &sizes);
         let all = joined(&chunks);
-        let first = all.len().min(head as usize);
-        let last = (all.len() - first).min(tail as usize);
+        let first = all.len().min(head);
+        let last = (all.len() - first).min(tail);
         let mut wanted = all[..first].to_vec();
         wanted.extend_from_slice(&all[all.len() - last..]);
         prop_assert_eq!(content.to_bytes(), wanted);
@@ -136,7 +136,7 @@ fn a_tail_holds_at_most_twice_its_length() {
             capturing.append(&mut writer, chunk);
         }
         let held = chunks.iter().filter(|chunk| !chunk.is_unique()).map(Bytes::len).sum::<usize>();
-        assert!(held <= 2 * keep as usize, "chunks of {size}: {held} bytes are held");
+        assert!(held <= 2 * keep, "chunks of {size}: {held} bytes are held");
     }
 }
 
