@@ -263,7 +263,8 @@ impl Check {
                 _ => return Ok(()),
             },
         };
-        // If somebody stopped the stream in this very moment, theirs is the record's reason.
+        // If somebody stopped the stream in this very moment, the record has their reason; the client is
+        // told ours.
         Err(guard.settle(signal, None).unwrap_or(error))
     }
 

@@ -124,6 +124,7 @@ impl Drop for Guard {
             let unwinding = std::thread::panicking();
             self.settle(Signal::Dropped { unwinding }, None);
         }
+        self.pipeline.forget_waker();
     }
 }
 

@@ -247,6 +247,11 @@ impl Pipeline {
         self.body_waker.register(waker);
     }
 
+    /// Lets go of the waker, and with it of the task that polled the body: records outlive it.
+    pub(crate) fn forget_waker(&self) {
+        self.body_waker.take();
+    }
+
     fn token(&self) -> CancellationToken {
         let token = self.token.get_or_init(|| self.layer_token.child_token());
         // Pairs with the fence in `fire_token`: one of the two sees what the other wrote before its own.

@@ -1,6 +1,7 @@
 //! Streams that are stopped on purpose, and the handle by which that is done.
 
 use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -193,4 +194,17 @@ async fn bytes_pass_through_without_a_copy() {
     sender.send_data(chunk.clone()).await.unwrap();
     assert_eq!(next(&mut body).await.unwrap().unwrap().as_ptr(), chunk.as_ptr());
     assert_eq!(handle.snapshot().to_bytes(), chunk);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_that_outlives_its_stream_does_not_keep_its_task_alive() {
+    let layer = StreamingAccumulatorLayer::builder().build().unwrap();
+    let (sender, mut body, handle) = stream(&layer).await;
+    let mut task = task::spawn(());
+    let polled = task.enter(|cx, _| Pin::new(&mut body).poll_frame(cx).map(drop));
+    assert!(polled.is_pending());
+    assert!(task.waker_ref_count() > 1);
+    drop((sender, body));
+    assert_eq!(task.waker_ref_count(), 1);
+    assert_eq!(handle.metrics().bytes(), 0);
 }
