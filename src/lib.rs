@@ -77,6 +77,7 @@ mod record;
 mod retry;
 mod service;
 mod stop;
+mod stream_pipeline;
 mod telemetry;
 
 pub use self::accumulator::{Capture, Content, ContentAccumulator};
@@ -97,3 +98,4 @@ pub use self::record::StreamRecord;
 pub use self::retry::RetryPolicy;
 pub use self::service::StreamingAccumulator;
 pub use self::stop::StopReason;
+pub use self::stream_pipeline::{StreamPipeline, StreamPipelineBuilder};

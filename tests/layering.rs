@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["error", "outcome", "id", "stop"],
     &["accumulator", "ending", "metrics", "retry", "telemetry"],
-    &["pipeline", "record"],
+    &["pipeline", "record", "stream_pipeline"],
     &["hook", "dispatch"],
     &["guard", "body", "admission", "future", "service", "layer", "builder", "handle"],
     &["lib"],
