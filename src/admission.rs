@@ -7,7 +7,7 @@ use http::Request;
 use http::request::Parts;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-use crate::accumulator::Capture;
+use crate::accumulator::{Capture, Pool};
 use crate::body::{Check, OnChunk, Tee};
 use crate::dispatch::Dispatcher;
 use crate::guard::{self, Guard};
@@ -33,6 +33,7 @@ pub(crate) struct Shared<C> {
     pub(crate) dispatcher: Arc<Dispatcher<C>>,
     pub(crate) context: MakeContext<C>,
     pub(crate) capture: Capture,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) on_chunk: Option<Arc<OnChunk>>,
     pub(crate) when_full: WhenFull,
 }
@@ -68,7 +69,8 @@ impl<C: Send + Sync + 'static> Shared<C> {
         let span = telemetry::stream(id, &parts.method, parts.uri.path());
         let head =
             RequestHead { method: parts.method.clone(), uri: parts.uri.clone(), version: parts.version };
-        let pipeline = Pipeline::new(id, head, &self.capture, self.dispatcher.token(), span.clone());
+        let pipeline =
+            Pipeline::new(id, head, self.capture.start(&self.pool), self.dispatcher.token(), span.clone());
         let guard = guard::open(&self.dispatcher, pipeline, slot, |handle| {
             parts.extensions.insert(handle);
             catch_unwind(AssertUnwindSafe(|| (self.context)(&parts)))

@@ -244,6 +244,7 @@ impl<C: Send + Sync + 'static> Builder<C> {
             dispatcher: Arc::new(dispatcher),
             context: self.context,
             capture: self.capture,
+            pool: Arc::default(),
             on_chunk: self.on_chunk,
             when_full: self.when_full,
         }))

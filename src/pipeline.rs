@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use tokio_util::sync::CancellationToken;
 
-use crate::accumulator::{Capture, CaptureWriter, Capturing, Content};
+use crate::accumulator::{CaptureWriter, Capturing, Content};
 use crate::ending::{Facts, Signal};
 use crate::error::StreamError;
 use crate::id::StreamId;
@@ -111,7 +111,7 @@ impl Pipeline {
     pub(crate) fn new(
         id: StreamId,
         request: RequestHead,
-        capture: &Capture,
+        capture: Capturing,
         token: &CancellationToken,
         span: Span,
     ) -> Self {
@@ -119,7 +119,7 @@ impl Pipeline {
             id,
             request,
             metrics: StreamMetrics::start(),
-            capture: capture.start(),
+            capture,
             head: OnceLock::new(),
             progress: Progress::default(),
             stopped: OnceLock::new(),

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use once_cell::race::OnceBox;
 
+use super::pool::{self, Pool, Words};
 use super::words::{self, AtomicU64};
 
 /// Chunks of at least this many bytes are kept by reference, smaller ones are copied.
@@ -27,7 +28,9 @@ pub(super) struct Block {
     base: u64,
     /// Bytes of content beyond which a second chunk is not taken.
     most: u64,
-    words: Box<[AtomicU64]>,
+    words: Words,
+    /// Where the words go in the end.
+    pool: Option<Arc<Pool>>,
     slots: OnceBox<[OnceLock<Bytes>; SLOTS]>,
     tail: AtomicU64,
     /// Set once.
@@ -90,14 +93,16 @@ pub(super) enum Entry<'a> {
 impl Block {
     /// A block for `bytes` bytes of small chunks, their headers included; 0 makes a closed one. Of
     /// content, large chunks included, it takes at most `most` bytes, or a single chunk.
-    pub(super) fn new(base: u64, bytes: usize, most: u64) -> Self {
-        let words = bytes / 8;
+    ///
+    /// With words from a pool it is for a lone writer only.
+    pub(super) fn new(base: u64, bytes: usize, most: u64, pool: Option<&Arc<Pool>>) -> Self {
         Self {
             base,
             most: most.min(Tail::BYTES),
-            words: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            words: pool.map_or_else(|| pool::zeroed(bytes), |pool| pool.take(bytes)),
+            pool: pool.cloned(),
             slots: OnceBox::new(),
-            tail: AtomicU64::new(if words == 0 { Tail::CLOSED } else { 0 }),
+            tail: AtomicU64::new(if bytes == 0 { Tail::CLOSED } else { 0 }),
             next: OnceBox::new(),
         }
     }
@@ -215,11 +220,16 @@ impl Block {
 
     /// The entry at `cursor`, and the cursor behind it.
     pub(super) fn read(&self, cursor: Cursor) -> (Entry<'_>, Cursor) {
-        let header = match self.words.get(cursor.word) {
-            // Acquire pairs with the Release that published the chunk.
-            Some(word) => Header(word.load(Ordering::Acquire)),
-            None => Header(0),
-        };
+        // Beyond what is claimed, words from a pool hold anything.
+        let tail = self.tail(Ordering::Acquire);
+        if cursor.word >= tail.words() {
+            return match self.next() {
+                Some(next) if tail.is_closed() => (Entry::Next(next), cursor),
+                _ => (Entry::End, cursor),
+            };
+        }
+        // Acquire pairs with the Release that published the chunk.
+        let header = Header(self.words[cursor.word].load(Ordering::Acquire));
         let first = cursor.word + 1;
         if let Some(slot) = header.slot() {
             let slots = self.slots.get().expect("a published slot exists");
@@ -231,14 +241,7 @@ impl Block {
             let words = &self.words[first..end];
             return (Entry::Copied(Copied { words, len }), Cursor { word: end });
         }
-        // A claim that is not published yet stands between the reader and the next block.
-        let tail = self.tail(Ordering::Acquire);
-        if tail.is_closed()
-            && tail.words() == cursor.word
-            && let Some(next) = self.next()
-        {
-            return (Entry::Next(next), cursor);
-        }
+        // Claimed, and not published yet: it stands between the reader and what follows.
         (Entry::End, cursor)
     }
 
@@ -255,6 +258,9 @@ impl Drop for Block {
         self.next = OnceBox::new();
         while let Some(block) = next.and_then(Arc::into_inner) {
             next = block.next().cloned();
+        }
+        if let Some(pool) = &self.pool {
+            pool.give(std::mem::take(&mut self.words));
         }
     }
 }

@@ -1,9 +1,12 @@
 //! How much of a stream is kept.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::content::{Content, Part};
 use super::log::{Log, Writer};
+use super::pool::Pool;
 
 /// How much of a stream is kept, in bytes of content.
 ///
@@ -99,12 +102,14 @@ impl Capture {
         }
     }
 
-    pub(crate) fn start(&self) -> Capturing {
+    pub(crate) fn start(&self, pool: &Arc<Pool>) -> Capturing {
         match self.kind {
             Kind::Head(0) | Kind::None => Capturing::None,
-            Kind::Head(max) => Capturing::Head(Log::new(max)),
-            Kind::Tail(keep) => Capturing::Tail(Tail::new(keep)),
-            Kind::HeadTail(head, tail) => Capturing::HeadTail(Log::new(head), Tail::new(tail)),
+            Kind::Head(max) => Capturing::Head(Log::limited(max, pool)),
+            Kind::Tail(keep) => Capturing::Tail(Tail::new(keep, pool)),
+            Kind::HeadTail(head, tail) => {
+                Capturing::HeadTail(Log::limited(head, pool), Tail::new(tail, pool))
+            }
         }
     }
 }
@@ -159,8 +164,8 @@ impl Capturing {
 // === impl Tail ===
 
 impl Tail {
-    fn new(keep: u64) -> Self {
-        Self { log: Log::to_be_trimmed(keep), keep }
+    fn new(keep: u64, pool: &Arc<Pool>) -> Self {
+        Self { log: Log::trimmed(keep, pool), keep }
     }
 
     fn append(&self, writer: &mut Writer, chunk: &Bytes) {

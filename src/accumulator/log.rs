@@ -8,10 +8,7 @@ use bytes::Bytes;
 
 use super::block::{Appended, Block, Cursor, Entry};
 use super::content::Part;
-
-/// The smallest and the largest block, in bytes. Any chunk that is copied fits in the smallest.
-const SMALLEST: usize = 4096;
-const LARGEST: usize = 16 * 1024;
+use super::pool::{LARGE, Pool, SMALL};
 
 /// An append-only log of chunks within a limit of bytes. It has one [`Writer`], or [`Writers`].
 #[derive(Debug)]
@@ -19,6 +16,7 @@ pub(crate) struct Log {
     first: First,
     limit: u64,
     largest_block: usize,
+    pool: Option<Arc<Pool>>,
     /// Bytes of content in one block at the most.
     most_in_block: u64,
     /// Set once a chunk of [`Writers`] did not fit; they append nothing after it, so that content stays
@@ -50,16 +48,21 @@ pub(super) struct Writers {
 // === impl Log ===
 
 impl Log {
-    /// A log that keeps at most `limit` bytes.
-    pub(super) fn new(limit: u64) -> Self {
-        Self::with_blocks(First::Fixed, limit, LARGEST, u64::MAX)
+    /// A log for [`Writers`] that keeps at most `limit` bytes.
+    pub(super) fn shared(limit: u64) -> Self {
+        Self::with_blocks(First::Fixed, limit, LARGE, u64::MAX, None)
     }
 
-    /// A log without a limit for a capture that trims it to `keep` bytes: blocks are small against it.
-    pub(super) fn to_be_trimmed(keep: u64) -> Self {
-        let block = usize::try_from(keep / 4).unwrap_or(LARGEST);
+    /// A log for a [`Writer`] that keeps at most `limit` bytes.
+    pub(super) fn limited(limit: u64, pool: &Arc<Pool>) -> Self {
+        Self::with_blocks(First::Fixed, limit, LARGE, u64::MAX, Some(pool))
+    }
+
+    /// A log for a [`Writer`] that trims it to `keep` bytes: blocks are small against that.
+    pub(super) fn trimmed(keep: u64, pool: &Arc<Pool>) -> Self {
+        let largest = if keep < 4 * LARGE as u64 { SMALL } else { LARGE };
         let moving = |first| First::Moving(ArcSwap::new(first));
-        Self::with_blocks(moving, u64::MAX, block.clamp(SMALLEST, LARGEST), keep / 4)
+        Self::with_blocks(moving, u64::MAX, largest, keep / 4, Some(pool))
     }
 
     fn with_blocks(
@@ -67,13 +70,15 @@ impl Log {
         limit: u64,
         largest_block: usize,
         most_in_block: u64,
+        pool: Option<&Arc<Pool>>,
     ) -> Self {
         // A closed block without words: a stream that yields nothing holds no memory for content.
-        let empty = Arc::new(Block::new(0, 0, 0));
+        let empty = Arc::new(Block::new(0, 0, 0, None));
         Self {
             first: first(empty),
             limit,
             largest_block,
+            pool: pool.cloned(),
             most_in_block,
             overflowed: AtomicBool::new(false),
             written: AtomicU64::new(0),
@@ -98,8 +103,8 @@ impl Log {
     /// The block behind the closed block `full`.
     fn behind<'a>(&self, full: &'a Block) -> &'a Arc<Block> {
         full.next_or(|| {
-            let bytes = (full.capacity() * 2).clamp(SMALLEST, self.largest_block);
-            Block::new(full.end(), bytes, self.most_in_block)
+            let bytes = if full.capacity() == 0 { SMALL } else { self.largest_block };
+            Block::new(full.end(), bytes, self.most_in_block, self.pool.as_ref())
         })
     }
 

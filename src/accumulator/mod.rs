@@ -1,8 +1,8 @@
 //! The lock-free accumulator: what is kept of a stream, written while it is read.
 //!
 //! A log of blocks. A block holds small chunks as words, each behind a header, and has slots for large
-//! chunks, which are kept by reference. Blocks grow with the stream and are linked by a pointer that is
-//! set once.
+//! chunks, which are kept by reference. Blocks are linked by a pointer that is set once; their memory comes
+//! from a pool that the streams of a layer share, and goes back to it.
 //!
 //! The design this replaces was a mutex around one growing string: a reader that copied it stalled the
 //! writer for milliseconds. Here any number of readers take snapshots and none is ever waited for.
@@ -14,8 +14,9 @@
 //!    A body's capture has one writer, which needs no exchange: it writes first and claims last.
 //! 2. *Write, then publish.* A chunk's header is stored with Release after its bytes; a reader that sees
 //!    the header with Acquire sees the bytes. Until then the header is 0.
-//! 3. *A prefix.* A reader stops at the first header that is 0, and passes to the next block only at the
-//!    exact word at which the block was closed. So it sees no chunk without all that were claimed before.
+//! 3. *A prefix.* A reader stops at the first header that is 0, never looks beyond what is claimed, and
+//!    passes to the next block only at the exact word at which the block was closed. A lone writer claims
+//!    what it has published, so its words need not be 0 before. So it sees no chunk without all that were claimed before.
 //! 4. *Closed is final.* A closed tail never changes, so the next block's base is exact.
 //! 5. *Once over, always over.* After a chunk was refused none is taken, so content never has a hole.
 //!    (Writers that race with the first refusal may still get a smaller chunk in; it is part of the
@@ -31,6 +32,7 @@ mod content;
 mod log;
 #[cfg(all(test, accumulator_loom))]
 mod models;
+mod pool;
 #[cfg(all(test, not(accumulator_loom)))]
 mod tests;
 mod words;
@@ -43,6 +45,7 @@ use crate::error::StreamError;
 pub use self::capture::Capture;
 pub(crate) use self::capture::{CaptureWriter, Capturing};
 pub use self::content::Content;
+pub(crate) use self::pool::Pool;
 
 /// A bounded, lock-free accumulator of chunks with any number of writers and readers.
 ///
@@ -70,7 +73,7 @@ pub struct ContentAccumulator {
 impl ContentAccumulator {
     /// An accumulator for at most `max_size` bytes of content. It holds no block until the first chunk.
     pub fn new(max_size: usize) -> Self {
-        let log = Log::new(max_size as u64);
+        let log = Log::shared(max_size as u64);
         Self { writers: Writers::new(&log), log }
     }
 

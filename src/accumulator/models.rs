@@ -30,7 +30,7 @@ fn assert_whole(chunks: &[Vec<u8>]) {
 #[test]
 fn no_chunk_is_torn_or_lost_when_two_append() {
     loom::model(|| {
-        let block = Arc::new(Block::new(0, 64, u64::MAX));
+        let block = Arc::new(Block::new(0, 64, u64::MAX, None));
         let other = Arc::clone(&block);
         let writer = thread::spawn(move || assert_eq!(other.append(&A, 100), Appended::Yes));
         assert_eq!(block.append(&B, 100), Appended::Yes);
@@ -44,7 +44,7 @@ fn no_chunk_is_torn_or_lost_when_two_append() {
 #[test]
 fn the_bound_holds_when_two_race_for_the_last_room() {
     loom::model(|| {
-        let block = Arc::new(Block::new(0, 64, u64::MAX));
+        let block = Arc::new(Block::new(0, 64, u64::MAX, None));
         let other = Arc::clone(&block);
         let writer = thread::spawn(move || other.append(&A, 12) == Appended::Yes);
         let here = block.append(&B, 12) == Appended::Yes;
@@ -58,7 +58,7 @@ fn the_bound_holds_when_two_race_for_the_last_room() {
 fn a_closed_block_stays_as_it_is_when_two_close_it() {
     loom::model(|| {
         // Room for one of the chunks.
-        let block = Arc::new(Block::new(0, 24, u64::MAX));
+        let block = Arc::new(Block::new(0, 24, u64::MAX, None));
         let other = Arc::clone(&block);
         let writer = thread::spawn(move || other.append(&A, 100) == Appended::Yes);
         let here = block.append(&A, 100) == Appended::Yes;
@@ -73,7 +73,7 @@ fn a_closed_block_stays_as_it_is_when_two_close_it() {
 #[test]
 fn a_reader_of_a_lone_writer_sees_a_prefix_and_all_that_is_claimed() {
     loom::model(|| {
-        let block = Arc::new(Block::new(0, 64, u64::MAX));
+        let block = Arc::new(Block::new(0, 64, u64::MAX, None));
         let other = Arc::clone(&block);
         let writer = thread::spawn(move || {
             assert_eq!(other.append_alone(&A, 100), Appended::Yes);

@@ -25,7 +25,7 @@ fn joined(chunks: &[Bytes]) -> Vec<u8> {
 /// Runs `capture` over chunks of the given sizes.
 fn captured(capture: Capture, sizes: &[usize]) -> (Content, Vec<Bytes>) {
     let chunks: Vec<_> = sizes.iter().enumerate().map(|(n, len)| chunk(n, *len)).collect();
-    let capturing = capture.start();
+    let capturing = capture.start(&Arc::default());
     let mut writer = capturing.writer();
     for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
         capturing.append(&mut writer, chunk);
@@ -129,7 +129,7 @@ fn a_tail_holds_at_most_twice_its_length() {
     for size in [100, 2048, 10_000, 50_000] {
         let keep = 50_000;
         let sizes = vec![size; 200];
-        let capturing = Capture::tail(keep).start();
+        let capturing = Capture::tail(keep).start(&Arc::default());
         let mut writer = capturing.writer();
         let chunks: Vec<_> = sizes.iter().map(|len| Bytes::from(vec![1; *len])).collect();
         for chunk in &chunks {
@@ -202,7 +202,7 @@ fn every_snapshot_is_a_prefix_of_the_next() {
 
 #[test]
 fn a_snapshot_of_a_trimmed_log_is_a_run_of_the_stream() {
-    let capturing = Arc::new(Capture::tail(1_000).start());
+    let capturing = Arc::new(Capture::tail(1_000).start(&Arc::default()));
     let done = Arc::new(AtomicBool::new(false));
     let task = {
         let (capturing, done) = (Arc::clone(&capturing), Arc::clone(&done));
@@ -222,6 +222,29 @@ fn a_snapshot_of_a_trimmed_log_is_a_run_of_the_stream() {
         assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "a hole: {numbers:?}");
     }
     task.join().unwrap();
+}
+
+#[test]
+fn a_block_from_the_pool_shows_nothing_of_its_former_stream() {
+    let pool = Arc::default();
+    let secret = Bytes::from(vec![0xff; 2_000]);
+    for round in 0..50 {
+        let capturing = Capture::all(1 << 20).start(&pool);
+        let mut writer = capturing.writer();
+        for _ in 0..round {
+            capturing.append(&mut writer, &secret);
+        }
+    }
+    for chunks in 0..40 {
+        let capturing = Capture::all(1 << 20).start(&pool);
+        let mut writer = capturing.writer();
+        for n in 0..chunks {
+            capturing.append(&mut writer, &chunk(n, 777));
+            assert_eq!(capturing.snapshot(0).chunks().count(), n + 1);
+        }
+        let content = capturing.snapshot(chunks as u64 * 777).to_bytes();
+        assert_eq!(content, joined(&(0..chunks).map(|n| chunk(n, 777)).collect::<Vec<_>>()));
+    }
 }
 
 #[test]
