@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use http::Request;
 use http::request::Parts;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
-use crate::accumulator::{Capture, Pool};
 use crate::body::{Check, OnChunk, Tee};
+use crate::budget::Mark;
 use crate::dispatch::Dispatcher;
 use crate::guard::{self, Guard};
 use crate::id::StreamId;
-use crate::pipeline::{Pipeline, RequestHead};
+use crate::pipeline::{Pipeline, RequestHead, Rules};
 use crate::telemetry;
 
-/// What a call does when all `max_in_flight` slots are taken.
+/// What a call does when all `max_in_flight` slots are taken, or the memory budget is used up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhenFull {
@@ -32,8 +32,7 @@ pub(crate) type MakeContext<C> = Arc<dyn Fn(&Parts) -> C + Send + Sync>;
 pub(crate) struct Shared<C> {
     pub(crate) dispatcher: Arc<Dispatcher<C>>,
     pub(crate) context: MakeContext<C>,
-    pub(crate) capture: Capture,
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) rules: Arc<Rules>,
     pub(crate) on_chunk: Option<Arc<OnChunk>>,
     pub(crate) when_full: WhenFull,
 }
@@ -44,14 +43,24 @@ impl<C: Send + Sync + 'static> Shared<C> {
     /// A slot, or whether to wait for one.
     pub(crate) fn try_slot(&self) -> Result<OwnedSemaphorePermit, bool> {
         self.dispatcher.start();
-        self.slots().try_acquire_owned().map_err(|error| match error {
+        if self.dispatcher.budget().is_beyond(Mark::Admission) && !self.dispatcher.is_closed() {
+            return Err(self.when_full == WhenFull::Wait);
+        }
+        let slots = Arc::clone(self.dispatcher.slots());
+        slots.try_acquire_owned().map_err(|error| match error {
             TryAcquireError::NoPermits => self.when_full == WhenFull::Wait,
             TryAcquireError::Closed => false,
         })
     }
 
-    pub(crate) fn slots(&self) -> Arc<Semaphore> {
-        Arc::clone(self.dispatcher.slots())
+    /// A slot, as soon as there is one and the memory budget has room; `None` once the shutdown has begun.
+    pub(crate) fn slot(&self) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static {
+        let (slots, budget) = (Arc::clone(self.dispatcher.slots()), self.dispatcher.budget().clone());
+        let closing = self.dispatcher.closing().clone();
+        async move {
+            let slot = slots.acquire_owned().await.ok()?;
+            closing.run_until_cancelled(budget.room()).await.map(|()| slot)
+        }
     }
 
     pub(crate) fn rejected(&self) {
@@ -69,8 +78,7 @@ impl<C: Send + Sync + 'static> Shared<C> {
         let span = telemetry::stream(id, &parts.method, parts.uri.path());
         let head =
             RequestHead { method: parts.method.clone(), uri: parts.uri.clone(), version: parts.version };
-        let pipeline =
-            Pipeline::new(id, head, self.capture.start(&self.pool), self.dispatcher.token(), span.clone());
+        let pipeline = Pipeline::new(id, &self.rules, head, self.dispatcher.token(), span.clone());
         let guard = guard::open(&self.dispatcher, pipeline, slot, |handle| {
             parts.extensions.insert(handle);
             catch_unwind(AssertUnwindSafe(|| (self.context)(&parts)))
@@ -82,9 +90,12 @@ impl<C: Send + Sync + 'static> Shared<C> {
 
     /// What the body of `guard`'s stream does with its chunks.
     pub(crate) fn tee(&self, guard: &Guard) -> Tee {
-        let fails_beyond = self.capture.fails_beyond();
+        let fails_beyond = self.rules.keeping.capture.fails_beyond();
         Tee {
             writer: guard.pipeline().writer(),
+            is_paced: self.rules.max_bytes_per_second.is_some(),
+            gate: None,
+            hint: false,
             bodiless: false,
             check: (self.on_chunk.is_some() || fails_beyond.is_some())
                 .then(|| Check { on_chunk: self.on_chunk.clone(), fails_beyond }),

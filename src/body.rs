@@ -22,8 +22,9 @@ use pin_project_lite::pin_project;
 use crate::accumulator::CaptureWriter;
 use crate::ending::Signal;
 use crate::error::{BoxError, StreamError};
+use crate::gate::Gate;
 use crate::guard::Guard;
-use crate::pipeline::StreamHandle;
+use crate::pipeline::{Pipeline, Stage, StreamHandle};
 use crate::stop::StopReason;
 use crate::telemetry;
 
@@ -40,7 +41,12 @@ pin_project! {
     /// # Errors
     ///
     /// The inner body's own, boxed; [`StreamError::Stopped`] where the stream was stopped on purpose;
-    /// [`StreamError::ContentTooLarge`] where that was asked for.
+    /// [`StreamError::ContentTooLarge`] where that was asked for; the limit that the stream met: a
+    /// [`StreamError::Backpressure`] or one of the time limits.
+    ///
+    /// # Panics
+    ///
+    /// Polled outside a tokio runtime with its time driver enabled, where it has to be delayed.
     ///
     /// # Cancel safety
     ///
@@ -63,6 +69,12 @@ pin_project! {
 #[derive(Default)]
 pub(crate) struct Tee {
     pub(crate) writer: CaptureWriter,
+    /// Whether every frame goes through the gate, not only while there are readers.
+    pub(crate) is_paced: bool,
+    /// Made when it is needed first.
+    pub(crate) gate: Option<Box<Gate>>,
+    /// The inner body said that its last frame was its last.
+    pub(crate) hint: bool,
     /// What a response without content yields (HTTP/2 sends it all the same) is not looked at.
     pub(crate) bodiless: bool,
     /// None in most layers: one test instead of two.
@@ -119,7 +131,14 @@ where
             let error = error.clone().into();
             return this.end_with(error);
         }
-        pipeline.enter_poll();
+        if this.tee.is_paced || pipeline.capture().is_watched() {
+            match this.tee.poll_gate(cx, pipeline) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return this.limit(error),
+                Poll::Pending => return this.pending(cx),
+            }
+        }
+        let entered = pipeline.enter_poll();
         let end = match inner.as_mut().poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(mut data) => {
@@ -127,7 +146,7 @@ where
                     let hint = inner.is_end_stream();
                     // Free of charge for `Bytes`: it takes the whole.
                     let chunk = data.copy_to_bytes(data.remaining());
-                    pipeline.leave_poll();
+                    entered.leave();
                     return match this.tee.chunk(&chunk, hint, guard) {
                         Ok(()) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
                         Err(error) => this.end_with(error.into()),
@@ -138,19 +157,13 @@ where
             Poll::Ready(Some(Err(error))) => End::Error(error.into()),
             Poll::Ready(None) => End::None,
             Poll::Pending => {
-                pipeline.leave_poll();
-                pipeline.set_polled();
-                pipeline.wake_on_stop(cx.waker());
-                // The stop may have come just before there was a waker to wake.
-                let Some(error) = pipeline.stopped() else {
-                    return Poll::Pending;
-                };
-                let error = error.clone().into();
-                return this.end_with(error);
+                entered.leave();
+                pipeline.set_stage(this.tee.stage().and(Stage::PENDING, true));
+                return this.pending(cx);
             }
         };
-        pipeline.leave_poll();
-        pipeline.set_polled();
+        entered.leave();
+        pipeline.set_stage(this.tee.stage());
         this.end(end)
     }
 
@@ -210,6 +223,34 @@ impl<B> Projected<'_, B> {
         })
     }
 
+    /// Has the task woken when the stream is stopped.
+    fn pending(self, cx: &mut Context<'_>) -> Polled {
+        let Some(guard) = self.guard.as_ref() else {
+            return Poll::Pending;
+        };
+        guard.pipeline().wake_on_stop(cx.waker());
+        // The stop may have come just before there was a waker to wake.
+        let Some(error) = guard.pipeline().stopped() else {
+            return Poll::Pending;
+        };
+        let error = error.clone().into();
+        self.end_with(error)
+    }
+
+    /// Ends the body because of a reader that is too far behind.
+    #[cold]
+    fn limit(self, error: StreamError) -> Polled {
+        let settled = self.guard.as_mut().and_then(|guard| guard.settle(Signal::Limit(error), None));
+        match settled {
+            Some(error) => self.end_with(error.into()),
+            // It had handed over all that it declared.
+            None => {
+                *self.ended = true;
+                Poll::Ready(None)
+            }
+        }
+    }
+
     /// Ends a body whose stream the layer has settled already.
     #[cold]
     fn end_with(mut self, error: BoxError) -> Polled {
@@ -227,23 +268,37 @@ impl Tee {
     /// is what the inner body said of its end after it.
     #[inline]
     fn chunk(&mut self, chunk: &Bytes, hint: bool, guard: &mut Guard) -> Result<(), StreamError> {
-        let pipeline = guard.pipeline();
-        pipeline.set_polled();
-        pipeline.set_end_hint(hint);
+        self.hint = hint;
+        guard.pipeline().set_stage(self.stage());
         if self.bodiless {
             return Ok(());
         }
-        pipeline.metrics().record_produced(chunk.len());
         if let Some(check) = &mut self.check {
             check.chunk(chunk, guard)?;
+        }
+        if let Some(gate) = &mut self.gate {
+            gate.frame(chunk.len());
         }
         guard.pipeline().record_chunk(&mut self.writer, chunk);
         Ok(())
     }
 
+    /// How far a body is that was polled.
+    #[inline]
+    fn stage(&self) -> Stage {
+        Stage::POLLED.and(Stage::END_HINT, self.hint)
+    }
+
+    #[cold]
+    fn poll_gate(&mut self, cx: &mut Context<'_>, pipeline: &Pipeline) -> Poll<Result<(), StreamError>> {
+        let gate =
+            self.gate.get_or_insert_with(|| Box::new(Gate::new(pipeline.rules().max_bytes_per_second)));
+        gate.poll(cx, pipeline, &self.writer)
+    }
+
     fn trailers(&self, guard: &Guard) {
         if !self.bodiless {
-            guard.pipeline().metrics().record_frame(0);
+            guard.pipeline().metrics().record_other();
         }
     }
 }
@@ -263,6 +318,7 @@ impl Check {
                 _ => return Ok(()),
             },
         };
+        guard.pipeline().metrics().record_withheld(chunk.len());
         // If somebody stopped the stream in this very moment, the record has their reason; the client is
         // told ours.
         Err(guard.settle(signal, None).unwrap_or(error))

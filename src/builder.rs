@@ -9,15 +9,18 @@ use bytes::Bytes;
 use http::request::Parts;
 use tokio::sync::Semaphore;
 
-use crate::accumulator::Capture;
+use crate::accumulator::{Capture, Keeping, Pool};
 use crate::admission::{MakeContext, Shared, WhenFull};
+use crate::backpressure::{BackpressureStrategy, Pressure};
 use crate::body::OnChunk;
+use crate::budget::MemoryBudget;
 use crate::dispatch::{Config, DeadLetter, Dispatcher, OnDeadLetter};
 use crate::error::ConfigError;
 use crate::hook::{ErasedHook, ForAll, ForSome, IntoHookResult, StreamHook};
 use crate::layer::StreamingAccumulatorLayer;
+use crate::limits::TimeLimits;
 use crate::outcome::Outcome;
-use crate::pipeline::StreamHandle;
+use crate::pipeline::{Rules, StreamHandle};
 use crate::record::StreamRecord;
 use crate::retry::RetryPolicy;
 use crate::stop::StopReason;
@@ -44,6 +47,7 @@ pub struct Builder<C = ()> {
     hooks: Vec<Box<dyn ErasedHook<C>>>,
     hooks_before_context: bool,
     capture: Capture,
+    flow: Flow,
     on_chunk: Option<Arc<OnChunk>>,
     on_dead_letter: Option<OnDeadLetter<C>>,
     dead_letters: usize,
@@ -52,6 +56,17 @@ pub struct Builder<C = ()> {
     workers: usize,
     max_in_flight: usize,
     when_full: WhenFull,
+}
+
+/// The settings of memory, pressure and time.
+#[derive(Debug)]
+struct Flow {
+    budget: MemoryBudget,
+    strategy: BackpressureStrategy,
+    buffer_limit: usize,
+    high_water_mark: u8,
+    max_bytes_per_second: Option<u64>,
+    limits: TimeLimits,
 }
 
 // === impl StreamingAccumulatorLayer ===
@@ -64,6 +79,14 @@ impl StreamingAccumulatorLayer {
             hooks: Vec::new(),
             hooks_before_context: false,
             capture: Capture::all(1024 * 1024),
+            flow: Flow {
+                budget: MemoryBudget::unlimited(),
+                strategy: BackpressureStrategy::default(),
+                buffer_limit: 1024,
+                high_water_mark: 80,
+                max_bytes_per_second: None,
+                limits: TimeLimits::default(),
+            },
             on_chunk: None,
             on_dead_letter: None,
             dead_letters: 1024,
@@ -94,6 +117,7 @@ impl Builder {
             hooks_before_context: !self.hooks.is_empty() || self.on_dead_letter.is_some(),
             hooks: Vec::new(),
             capture: self.capture,
+            flow: self.flow,
             on_chunk: self.on_chunk,
             on_dead_letter: None,
             dead_letters: self.dead_letters,
@@ -110,6 +134,73 @@ impl<C: Send + Sync + 'static> Builder<C> {
     /// How much of each stream is kept. Default `Capture::all` of 1 MiB: a whole LLM answer, with room.
     pub fn capture(mut self, capture: Capture) -> Self {
         self.capture = capture;
+        self
+    }
+
+    /// The bound for the memory of this layer's streams, and of all layers that are given a clone of it.
+    /// Default: none beyond each stream's own.
+    pub fn memory_budget(mut self, budget: &MemoryBudget) -> Self {
+        self.flow.budget = budget.clone();
+        self
+    }
+
+    /// What a stream does when a reader that asked to be waited for falls behind. Default
+    /// [`BackpressureStrategy::default`].
+    pub fn backpressure(mut self, strategy: BackpressureStrategy) -> Self {
+        self.flow.strategy = strategy;
+        self
+    }
+
+    /// How many chunks a reader that is waited for may be behind, and how many stay readable for the
+    /// others. Default 1,024.
+    pub fn buffer_limit(mut self, chunks: usize) -> Self {
+        self.flow.buffer_limit = chunks;
+        self
+    }
+
+    /// At how many per cent of [`buffer_limit`](Self::buffer_limit) throttling starts. Default 80.
+    pub fn high_water_mark(mut self, percent: u8) -> Self {
+        self.flow.high_water_mark = percent;
+        self
+    }
+
+    /// How many bytes of each stream may be pulled in a second, on average; short bursts of 10 ms' worth
+    /// aside. Default: no limit.
+    pub fn max_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.flow.max_bytes_per_second = Some(bytes);
+        self
+    }
+
+    /// How long after the request the first chunk may come. Later the stream fails with
+    /// [`StreamError::FirstChunkTimeout`](crate::StreamError::FirstChunkTimeout). Default: no limit.
+    ///
+    /// One task watches over all time limits of a layer. It notices up to a sixteenth of the layer's
+    /// shortest limit late, settles the stream though nobody polls it, and fires its token; the next
+    /// poll of the body ends it.
+    pub fn first_chunk_timeout(mut self, limit: Duration) -> Self {
+        self.flow.limits.first_chunk = Some(limit);
+        self
+    }
+
+    /// How long the inner service or body may take for the next frame, while it is asked for one. Later the
+    /// stream fails with [`StreamError::IdleTimeout`](crate::StreamError::IdleTimeout). Default: no limit.
+    pub fn idle_timeout(mut self, limit: Duration) -> Self {
+        self.flow.limits.idle = Some(limit);
+        self
+    }
+
+    /// How long a stream may take in all. Later it fails with
+    /// [`StreamError::Timeout`](crate::StreamError::Timeout). Default: no limit.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.flow.limits.total = Some(limit);
+        self
+    }
+
+    /// For how long nobody may ask for the next frame: a client that keeps its connection and reads
+    /// nothing. Later the stream fails with
+    /// [`StreamError::StalledReader`](crate::StreamError::StalledReader). Default: no limit.
+    pub fn stalled_reader_timeout(mut self, limit: Duration) -> Self {
+        self.flow.limits.stalled_reader = Some(limit);
         self
     }
 
@@ -237,14 +328,15 @@ impl<C: Send + Sync + 'static> Builder<C> {
             max_in_flight: self.max_in_flight,
             dead_letters: self.dead_letters,
             on_dead_letter: self.on_dead_letter,
+            limits: self.flow.limits,
+            budget: self.flow.budget.clone(),
         };
         let dispatcher = Dispatcher::new(config, self.hooks);
         dispatcher.start();
         Ok(StreamingAccumulatorLayer::new(Shared {
             dispatcher: Arc::new(dispatcher),
             context: self.context,
-            capture: self.capture,
-            pool: Arc::default(),
+            rules: Arc::new(self.flow.rules(self.capture)),
             on_chunk: self.on_chunk,
             when_full: self.when_full,
         }))
@@ -270,7 +362,52 @@ impl<C: Send + Sync + 'static> Builder<C> {
         if self.max_in_flight > Semaphore::MAX_PERMITS {
             return Err(ConfigError::MaxInFlight { value: self.max_in_flight, max: Semaphore::MAX_PERMITS });
         }
+        self.flow.check()?;
         self.retry.check()
+    }
+}
+
+// === impl Flow ===
+
+impl Flow {
+    fn rules(&self, capture: Capture) -> Rules {
+        let buffer_limit = self.buffer_limit as u64;
+        let high_water = (buffer_limit * u64::from(self.high_water_mark)).div_ceil(100);
+        let keeping = Keeping { capture, pool: Arc::new(Pool::new(self.budget.clone())), buffer_limit };
+        Rules {
+            keeping: Arc::new(keeping),
+            pressure: Pressure { strategy: self.strategy, buffer_limit, high_water },
+            max_bytes_per_second: self.max_bytes_per_second,
+            limits: self.limits,
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if let BackpressureStrategy::Adaptive { initial_delay, max_delay, multiplier } = self.strategy {
+            if initial_delay > max_delay {
+                return Err(ConfigError::BackpressureDelays { initial: initial_delay, max: max_delay });
+            }
+            if !(1.0..).contains(&multiplier) {
+                return Err(ConfigError::Multiplier { value: multiplier.to_string().into() });
+            }
+        }
+        if !(1..=100).contains(&self.high_water_mark) {
+            return Err(ConfigError::HighWaterMark { percent: self.high_water_mark });
+        }
+        let TimeLimits { first_chunk, idle, total, stalled_reader } = self.limits;
+        let settings = [
+            ("buffer_limit", self.buffer_limit == 0),
+            ("memory_budget", self.budget.limit() == Some(0)),
+            ("max_bytes_per_second", self.max_bytes_per_second == Some(0)),
+            ("first_chunk_timeout", first_chunk == Some(Duration::ZERO)),
+            ("idle_timeout", idle == Some(Duration::ZERO)),
+            ("timeout", total == Some(Duration::ZERO)),
+            ("stalled_reader_timeout", stalled_reader == Some(Duration::ZERO)),
+        ];
+        match settings.into_iter().find(|(_, is_zero)| *is_zero) {
+            Some((setting, _)) => Err(ConfigError::Zero { setting }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -278,6 +415,7 @@ impl<C> fmt::Debug for Builder<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("capture", &self.capture)
+            .field("flow", &self.flow)
             .field("hooks", &self.hooks.iter().map(|hook| hook.name()).collect::<Vec<_>>())
             .field("retry", &self.retry)
             .field("hook_timeout", &self.hook_timeout)

@@ -13,17 +13,18 @@
 //! | 1 | the service or body returned an error | Failed | Error | Upstream |
 //! |   | a chunk was withheld: `on_chunk` broke off | Cancelled | Stopped | Layer |
 //! |   | a chunk was withheld: the capture may not overflow | Failed(ContentTooLarge) | Error | Layer |
-//! | 2 | dropped inside the inner poll or call | Failed(Panicked) | Panic | Upstream |
+//! | 2 | dropped after the inner service or body panicked | Failed(Panicked) | Panic | Upstream |
 //! | 3 | HEAD, 1xx, 204, 304, 2xx to CONNECT | Completed | NoBody | Upstream |
 //! | 4 | trailers, `None`, end hint, or empty: fewer bytes than declared | Failed(ShortBody) | that signal | Upstream |
 //! |   | … otherwise | Completed | that signal | Upstream |
 //! | 5 | the declared length is reached | Completed | Length | Upstream |
 //! | 6 | stopped on purpose | Cancelled | Stopped | Layer |
+//! |   | a limit was met: time, or a reader that is too far behind | Failed(that limit) | Limit | Layer |
 //! | 7 | unpolled, with an unusable `content-length` | Failed(BadLength) | Dropped | Downstream |
 //! | 8 | dropped while the thread unwinds | Failed(Panicked) | Panic | Downstream |
 //! | 9 | anything else | Cancelled | Dropped | Downstream |
 //!
-//! A stop stands below the signs of completion: a stream that has handed over all that it declared is
+//! A stop, or a limit, stands below the signs of completion: a stream that has handed over all that it declared is
 //! not made a cancelled one by a late stop. gRPC is looked at last and only where HTTP says Completed: a
 //! non-zero `grpc-status` in trailers or headers makes it Failed(Grpc).
 
@@ -47,6 +48,8 @@ pub(crate) enum Signal {
     },
     /// Somebody stopped the stream on purpose.
     Stopped(StopReason),
+    /// A limit was met.
+    Limit(StreamError),
     /// `on_chunk` broke off: the chunk that it saw is withheld.
     BrokenOff(StopReason),
     /// The capture overflowed where that was asked to be an error: the chunk is withheld.
@@ -62,8 +65,8 @@ pub(crate) struct Facts {
     pub(crate) signal: Signal,
     pub(crate) has_head: bool,
     pub(crate) polled: bool,
-    /// Set before the inner service or body runs and cleared after it returned.
-    pub(crate) in_poll: bool,
+    /// The inner service or body did.
+    pub(crate) panicked: bool,
     pub(crate) bodiless: bool,
     /// The inner body said `is_end_stream` at hand-over.
     pub(crate) empty: bool,
@@ -129,7 +132,7 @@ fn by_http(facts: &Facts) -> Verdict {
         }
         _ => {}
     }
-    if let (Signal::Dropped { .. }, true) = (&facts.signal, facts.in_poll) {
+    if let (Signal::Dropped { .. }, true) = (&facts.signal, facts.panicked) {
         let inside = if facts.has_head { "the inner body" } else { "the inner service" };
         return panicked(inside, Upstream);
     }
@@ -150,6 +153,9 @@ fn by_http(facts: &Facts) -> Verdict {
     }
     if let Signal::Stopped(reason) = &facts.signal {
         return stopped(reason);
+    }
+    if let Signal::Limit(error) = &facts.signal {
+        return verdict(Failed(error.clone()), Evidence::Limit, Layer);
     }
     if let (false, Some(value)) = (facts.polled, &facts.bad_length) {
         let error = StreamError::BadLength(value.clone());

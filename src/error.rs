@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::stop::StopReason;
@@ -22,6 +23,38 @@ pub enum StreamError {
     ContentTooLarge {
         /// The limit in bytes.
         limit: u64,
+    },
+    /// A reader that was to be waited for fell too far behind. Chunks.
+    #[non_exhaustive]
+    Backpressure {
+        /// The lag that was met.
+        lag: u64,
+        /// The `buffer_limit`.
+        limit: u64,
+    },
+    /// The first chunk did not come in time, counted from the request.
+    #[non_exhaustive]
+    FirstChunkTimeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The inner body yielded nothing for too long, though it was asked.
+    #[non_exhaustive]
+    IdleTimeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The stream as a whole took too long.
+    #[non_exhaustive]
+    Timeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// Nobody asked for the next frame for too long: a client that keeps its connection and reads nothing.
+    #[non_exhaustive]
+    StalledReader {
+        /// The limit.
+        limit: Duration,
     },
     /// The stream was stopped on purpose.
     #[non_exhaustive]
@@ -75,6 +108,34 @@ pub enum ConfigError {
         /// The longest delay.
         max: Duration,
     },
+    /// A backpressure strategy whose first delay exceeds its longest one.
+    #[non_exhaustive]
+    BackpressureDelays {
+        /// The delay of the first frame above the mark.
+        initial: Duration,
+        /// The longest delay.
+        max: Duration,
+    },
+    /// A high-water mark that is no percentage from 1 to 100.
+    #[non_exhaustive]
+    HighWaterMark {
+        /// The value given.
+        percent: u8,
+    },
+    /// A multiplier of backpressure delays that is below 1 or no number.
+    #[non_exhaustive]
+    Multiplier {
+        /// The value given, as text.
+        value: Box<str>,
+    },
+    /// The directory for spilled content cannot be written to.
+    #[non_exhaustive]
+    SpillDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        error: Box<str>,
+    },
     /// More streams in flight than can be counted.
     #[non_exhaustive]
     MaxInFlight {
@@ -111,6 +172,13 @@ impl fmt::Display for StreamError {
             Self::ContentTooLarge { limit } => {
                 write!(f, "content exceeds the capture limit of {limit} bytes")
             }
+            Self::Backpressure { lag, limit } => {
+                write!(f, "a reader is {lag} chunks behind, of at most {limit}")
+            }
+            Self::FirstChunkTimeout { limit } => write!(f, "no first chunk within {limit:?}"),
+            Self::IdleTimeout { limit } => write!(f, "no further chunk within {limit:?}"),
+            Self::Timeout { limit } => write!(f, "stream not over within {limit:?}"),
+            Self::StalledReader { limit } => write!(f, "nobody read on within {limit:?}"),
             Self::Stopped { reason } => write!(f, "stream stopped: {reason}"),
             Self::Service(text) => write!(f, "service failed: {text}"),
             Self::Body(text) => write!(f, "body failed: {text}"),
@@ -141,6 +209,21 @@ impl fmt::Display for ConfigError {
             Self::RetryDelays { initial, max } => write!(
                 f,
                 "the first retry delay {initial:?} exceeds the longest one {max:?}: raise the longest or lower the first"
+            ),
+            Self::BackpressureDelays { initial, max } => write!(
+                f,
+                "the first backpressure delay {initial:?} exceeds the longest one {max:?}: raise the longest or lower the first"
+            ),
+            Self::HighWaterMark { percent } => {
+                write!(f, "`high_water_mark` is {percent} %: it must be from 1 to 100")
+            }
+            Self::Multiplier { value } => {
+                write!(f, "the multiplier of backpressure delays is {value}: it must be at least 1")
+            }
+            Self::SpillDirectory { path, error } => write!(
+                f,
+                "cannot spill to `{}`: {error}: name a directory that can be written to with `spill_directory`",
+                path.display()
             ),
             Self::MaxInFlight { value, max } => {
                 write!(f, "`max_in_flight` is {value}: it must be at most {max}")

@@ -10,7 +10,7 @@ use http::header::{CONTENT_LENGTH, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio_util::sync::PollSemaphore;
+use tokio::sync::OwnedSemaphorePermit;
 use tower_service::Service;
 
 use crate::admission::Shared;
@@ -58,7 +58,7 @@ pub(crate) struct Waiting<S, ReqB, C> {
     service: S,
     request: Request<ReqB>,
     shared: Arc<Shared<C>>,
-    slot: PollSemaphore,
+    slot: Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>,
     abandoned: Abandoned<C>,
 }
 
@@ -95,7 +95,7 @@ where
                     service: mem::replace(service, clone),
                     request,
                     shared: Arc::clone(shared),
-                    slot: PollSemaphore::new(shared.slots()),
+                    slot: Box::pin(shared.slot()),
                     abandoned: Abandoned { shared: Some(Arc::clone(shared)), count: Shared::abandoned },
                 };
                 State::Waiting { waiting: Some(waiting) }
@@ -120,7 +120,7 @@ where
         loop {
             let next = match state.as_mut().project() {
                 StateProj::Waiting { waiting } => {
-                    let polled = waiting.as_mut().map(|waiting| waiting.slot.poll_acquire(cx));
+                    let polled = waiting.as_mut().map(|waiting| waiting.slot.as_mut().poll(cx));
                     let slot = ready!(polled.expect("polled after it was ready"));
                     let waiting = waiting.take().expect("present: it was just polled");
                     let Waiting { mut service, request, shared, slot: _, mut abandoned } = waiting;
@@ -148,7 +148,7 @@ fn running<S, ReqB, C>(
     shared: &Arc<Shared<C>>,
     service: &mut S,
     request: Request<ReqB>,
-    slot: tokio::sync::OwnedSemaphorePermit,
+    slot: OwnedSemaphorePermit,
 ) -> State<S::Future, Waiting<S, ReqB, C>>
 where
     S: Service<Request<ReqB>>,

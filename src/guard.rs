@@ -79,6 +79,7 @@ impl<C: Send + Sync + 'static> Settle for Exchange<C> {
         if verdict.outcome != Outcome::Completed {
             pipeline.fire_token();
         }
+        pipeline.set_outcome(&verdict.outcome);
         let account = Account {
             pipeline: Arc::clone(pipeline),
             context,

@@ -29,9 +29,11 @@ pub struct StreamMetrics {
     started: u64,
     started_at: SystemTime,
     bytes: AtomicU64,
-    bytes_produced: AtomicU64,
+    /// Bytes that the inner body yielded and that did not go on.
+    withheld: AtomicU64,
     chunks: AtomicU64,
-    frames: AtomicU64,
+    /// Frames that are no chunks.
+    others: AtomicU64,
     /// 0 until there is a first chunk.
     first_chunk: AtomicU64,
     /// As `first_chunk`.
@@ -58,9 +60,9 @@ impl StreamMetrics {
             clock,
             started_at: SystemTime::now(),
             bytes: AtomicU64::new(0),
-            bytes_produced: AtomicU64::new(0),
+            withheld: AtomicU64::new(0),
             chunks: AtomicU64::new(0),
-            frames: AtomicU64::new(0),
+            others: AtomicU64::new(0),
             first_chunk: AtomicU64::new(0),
             last_chunk: AtomicU64::new(0),
             longest_gap: AtomicU64::new(0),
@@ -70,13 +72,13 @@ impl StreamMetrics {
 
     /// Bytes of data pulled.
     pub fn bytes(&self) -> u64 {
-        // Pairs with the Release in `record_frame`: captured content is at least as new as this count.
+        // Pairs with the Release in `record_chunk`: captured content is at least as new as this count.
         self.bytes.load(Acquire)
     }
 
     /// Bytes of data that the inner body yielded, a withheld chunk included.
     pub fn bytes_produced(&self) -> u64 {
-        self.bytes_produced.load(Relaxed)
+        self.bytes() + self.withheld.load(Relaxed)
     }
 
     /// Data frames pulled that held at least one byte.
@@ -86,7 +88,7 @@ impl StreamMetrics {
 
     /// Frames pulled: data, empty data, trailers.
     pub fn frames(&self) -> u64 {
-        self.frames.load(Relaxed)
+        self.chunks() + self.others.load(Relaxed)
     }
 
     /// The wall-clock time at which the stream opened.
@@ -121,38 +123,53 @@ impl StreamMetrics {
         let _ = self.first_chunk.compare_exchange(0, now, Relaxed, Relaxed);
     }
 
-    /// Counts bytes that the inner body yielded.
+    /// A reading of the clock, for [`arrival`](Self::arrival) and [`record_chunk`](Self::record_chunk).
     #[inline]
-    pub(crate) fn record_produced(&self, bytes: usize) {
-        add(&self.bytes_produced, bytes as u64);
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.raw()
     }
 
-    /// Counts a frame that goes on to whoever polls, with its bytes of data. Reads the clock once.
+    /// The time from the stream's opening to the reading `now`, in units of 1,024 ns.
+    #[inline]
+    pub(crate) fn arrival(&self, now: u64) -> u64 {
+        self.clock.delta_as_nanos(self.started, now) >> 10
+    }
+
+    /// Counts bytes that the inner body yielded and that do not go on.
+    pub(crate) fn record_withheld(&self, bytes: usize) {
+        add(&self.withheld, bytes as u64);
+    }
+
+    /// Counts a frame without data that goes on to whoever polls.
+    pub(crate) fn record_other(&self) {
+        add(&self.others, 1);
+    }
+
+    /// Counts a chunk of so many bytes, not none, that goes on to whoever polls at the reading `now`.
     ///
     /// For the one task that polls the body: two callers at once would lose counts.
     #[inline]
-    pub(crate) fn record_frame(&self, bytes: usize) {
-        add(&self.frames, 1);
-        if bytes == 0 {
-            return;
-        }
+    pub(crate) fn record_chunk(&self, bytes: usize, now: u64) {
         let pulled = self.bytes.load(Relaxed) + bytes as u64;
         self.bytes.store(pulled, Release);
         add(&self.chunks, 1);
-        let now = self.clock.raw();
-        match self.last_chunk.load(Relaxed) {
-            // Unless it was marked by hand.
-            0 if self.first_chunk.load(Relaxed) == 0 => self.first_chunk.store(now, Relaxed),
-            0 => {}
-            last => {
-                // Counters of two cores may be a few ticks apart.
-                let gap = now.saturating_sub(last);
-                if gap > self.longest_gap.load(Relaxed) {
-                    self.longest_gap.store(gap, Relaxed);
-                }
-            }
-        }
+        let last = self.last_chunk.load(Relaxed);
         self.last_chunk.store(now, Relaxed);
+        // Counters of two cores may be a few ticks apart.
+        if now.saturating_sub(last) > self.longest_gap.load(Relaxed) {
+            self.record_gap(last, now);
+        }
+    }
+
+    /// The first chunk, or a longer gap than any before it.
+    #[cold]
+    fn record_gap(&self, last: u64, now: u64) {
+        if last != 0 {
+            self.longest_gap.store(now - last, Relaxed);
+        } else if self.first_chunk.load(Relaxed) == 0 {
+            // Else it was marked by hand.
+            self.first_chunk.store(now, Relaxed);
+        }
     }
 
     /// A copy that no longer changes: `elapsed` stands at now.
@@ -163,9 +180,9 @@ impl StreamMetrics {
             started: self.started,
             started_at: self.started_at,
             bytes: copy(&self.bytes),
-            bytes_produced: copy(&self.bytes_produced),
+            withheld: copy(&self.withheld),
             chunks: copy(&self.chunks),
-            frames: copy(&self.frames),
+            others: copy(&self.others),
             first_chunk: copy(&self.first_chunk),
             last_chunk: copy(&self.last_chunk),
             longest_gap: copy(&self.longest_gap),
@@ -201,13 +218,20 @@ mod tests {
         (StreamMetrics::start_with(clock), pass)
     }
 
+    fn record(metrics: &StreamMetrics, bytes: usize) {
+        match bytes {
+            0 => metrics.record_other(),
+            bytes => metrics.record_chunk(bytes, metrics.now()),
+        }
+    }
+
     #[test]
     fn times_are_taken_from_the_first_and_last_chunk_and_the_longest_gap() {
         let (metrics, pass) = started();
         assert_eq!(metrics.time_to_first_chunk(), None);
         for (millis, bytes) in [(10, 3), (5, 0), (20, 4), (1, 5)] {
             pass(millis);
-            metrics.record_frame(bytes);
+            record(&metrics, bytes);
         }
         assert_eq!(metrics.bytes(), 12);
         assert_eq!(metrics.chunks(), 3, "an empty frame is no chunk");
@@ -221,10 +245,10 @@ mod tests {
     fn a_frozen_copy_stands_still() {
         let (metrics, pass) = started();
         pass(7);
-        metrics.record_frame(1);
+        record(&metrics, 1);
         let frozen = metrics.freeze();
         pass(7);
-        metrics.record_frame(1);
+        record(&metrics, 1);
         assert_eq!(frozen.bytes(), 1);
         assert_eq!(frozen.elapsed().as_millis(), 7);
         assert_eq!(metrics.elapsed().as_millis(), 14);
@@ -237,7 +261,7 @@ mod tests {
         metrics.record_first_chunk();
         pass(1);
         metrics.record_first_chunk();
-        metrics.record_frame(3);
+        record(&metrics, 3);
         assert_eq!(metrics.time_to_first_chunk().map(|t| t.as_millis()), Some(1));
     }
 

@@ -58,6 +58,8 @@ pub enum Evidence {
     Dropped,
     /// Stopped on purpose: see [`StopReason`](crate::StopReason).
     Stopped,
+    /// A limit of the layer's was met: a time limit, or a reader that was too far behind.
+    Limit,
 }
 
 /// Who ended a stream.
@@ -138,6 +140,7 @@ impl Evidence {
             Self::Panic => "panic",
             Self::Dropped => "dropped",
             Self::Stopped => "stopped",
+            Self::Limit => "limit",
         }
     }
 }

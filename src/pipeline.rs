@@ -1,38 +1,73 @@
 //! One stream's shared state: what the body writes, and what handles read.
 
 use std::fmt;
+use std::mem;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, fence};
 use std::sync::{Arc, OnceLock, Weak};
 
 use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::accumulator::{CaptureWriter, Capturing, Content};
+use crate::accumulator::{CaptureWriter, Capturing, Content, Keeping};
+use crate::backpressure::Pressure;
 use crate::ending::{Facts, Signal};
 use crate::error::StreamError;
 use crate::id::StreamId;
+use crate::limits::TimeLimits;
 use crate::metrics::StreamMetrics;
+use crate::outcome::Outcome;
 use crate::stop::StopReason;
 use crate::telemetry::Span;
+use crate::watch::Watch;
 
 /// The core of one stream. Written by the one task that polls it, read by any.
 pub(crate) struct Pipeline {
     id: StreamId,
+    rules: Arc<Rules>,
     request: RequestHead,
     metrics: StreamMetrics,
     capture: Capturing,
     head: OnceLock<ResponseHead>,
-    progress: Progress,
+    stage: AtomicU8,
+    opened: Option<Instant>,
     /// Set once the stream was stopped from outside: the next poll ends it with this.
     stopped: OnceLock<StreamError>,
+    outcome: OnceLock<Outcome>,
+    /// Made when somebody taps the stream.
+    watch: OnceLock<Arc<Watch>>,
     body_waker: AtomicWaker,
+    /// The token must be born cancelled.
+    cancelled: AtomicBool,
     layer_token: CancellationToken,
     /// Made when somebody asks for it.
     token: OnceLock<CancellationToken>,
     span: Span,
+}
+
+/// What the streams of one layer have in common.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) keeping: Arc<Keeping>,
+    pub(crate) pressure: Pressure,
+    pub(crate) max_bytes_per_second: Option<u64>,
+    pub(crate) limits: TimeLimits,
+}
+
+/// How far a stream is, as far as that is not counted: a set of bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stage(u8);
+
+/// Marks a panic while it lives. Without a panic it does nothing at all.
+///
+/// `thread::panicking()` would not do: under an outer catch-panic layer the drop of the body comes after
+/// the unwinding was caught.
+#[must_use]
+pub(crate) struct InPoll<'a> {
+    stage: &'a AtomicU8,
 }
 
 /// What of the request the record keeps.
@@ -52,16 +87,6 @@ pub(crate) struct ResponseHead {
     pub(crate) empty: bool,
     pub(crate) declared: Option<u64>,
     pub(crate) bad_length: Option<Box<str>>,
-}
-
-/// The facts that change while the stream runs.
-#[derive(Debug, Default)]
-struct Progress {
-    polled: AtomicBool,
-    in_poll: AtomicBool,
-    end_hint: AtomicBool,
-    /// The token must be born cancelled.
-    cancelled: AtomicBool,
 }
 
 /// Ends a stream: implemented by the exchange, which knows the context and the dispatcher.
@@ -110,20 +135,25 @@ pub struct StreamHandle {
 impl Pipeline {
     pub(crate) fn new(
         id: StreamId,
+        rules: &Arc<Rules>,
         request: RequestHead,
-        capture: Capturing,
         token: &CancellationToken,
         span: Span,
     ) -> Self {
         Self {
             id,
+            rules: Arc::clone(rules),
             request,
             metrics: StreamMetrics::start(),
-            capture,
+            capture: Capturing::new(&rules.keeping),
             head: OnceLock::new(),
-            progress: Progress::default(),
+            stage: AtomicU8::new(0),
+            opened: rules.limits.any().then(Instant::now),
             stopped: OnceLock::new(),
+            outcome: OnceLock::new(),
+            watch: OnceLock::new(),
             body_waker: AtomicWaker::new(),
+            cancelled: AtomicBool::new(false),
             layer_token: token.clone(),
             token: OnceLock::new(),
             span,
@@ -156,35 +186,73 @@ impl Pipeline {
     }
 
     /// Runs `f`, the inner service or body, so that a panic in it is told from other drops.
-    ///
-    /// `thread::panicking()` would not do: under an outer catch-panic layer the drop comes after the
-    /// unwinding was caught.
     pub(crate) fn in_poll<T>(&self, f: impl FnOnce() -> T) -> T {
-        self.enter_poll();
+        let entered = self.enter_poll();
         let result = f();
-        self.leave_poll();
+        entered.leave();
         result
     }
 
     /// As [`in_poll`](Self::in_poll), in two halves: the hot path moves no result through a closure.
     #[inline]
-    pub(crate) fn enter_poll(&self) {
-        self.progress.in_poll.store(true, Relaxed);
+    pub(crate) fn enter_poll(&self) -> InPoll<'_> {
+        InPoll { stage: &self.stage }
     }
 
     #[inline]
-    pub(crate) fn leave_poll(&self) {
-        self.progress.in_poll.store(false, Relaxed);
+    pub(crate) fn set_stage(&self, stage: Stage) {
+        self.stage.store(stage.0, Relaxed);
     }
 
-    #[inline]
-    pub(crate) fn set_polled(&self) {
-        self.progress.polled.store(true, Relaxed);
+    pub(crate) fn stage(&self) -> Stage {
+        Stage(self.stage.load(Relaxed))
     }
 
-    #[inline]
-    pub(crate) fn set_end_hint(&self, hint: bool) {
-        self.progress.end_hint.store(hint, Relaxed);
+    /// The body waits for its readers, or no longer does.
+    pub(crate) fn set_gated(&self, gated: bool) {
+        if gated {
+            self.stage.fetch_or(Stage::GATED.0, SeqCst);
+            // Pairs with the one in `reader_advanced`: either the reader's step is seen by the caller, or
+            // the reader sees that there is somebody to wake.
+            fence(SeqCst);
+        } else {
+            self.stage.fetch_and(!Stage::GATED.0, SeqCst);
+        }
+    }
+
+    /// A reader that the body may wait for has come further.
+    pub(crate) fn reader_advanced(&self) {
+        fence(SeqCst);
+        if self.stage().has(Stage::GATED) {
+            self.body_waker.wake();
+        }
+    }
+
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    pub(crate) fn pressure(&self) -> &Pressure {
+        &self.rules.pressure
+    }
+
+    /// When the stream opened, where that is needed.
+    pub(crate) fn opened(&self) -> Option<Instant> {
+        self.opened
+    }
+
+    pub(crate) fn capture(&self) -> &Capturing {
+        &self.capture
+    }
+
+    /// What the stream's readers share.
+    pub(crate) fn watch(&self) -> &Arc<Watch> {
+        self.watch.get_or_init(|| Arc::new(Watch::new()))
+    }
+
+    /// Chunks that the slowest reader that is waited for has not read; exact from the mark on.
+    pub(crate) fn lag(&self, writer: &CaptureWriter) -> u64 {
+        self.watch.get().map_or(0, |watch| watch.lag(writer.chunks(), self.rules.pressure.high_water))
     }
 
     /// The writing end of the capture, for the body.
@@ -195,11 +263,22 @@ impl Pipeline {
     /// Keeps and counts a chunk that goes on to whoever polls.
     #[inline]
     pub(crate) fn record_chunk(&self, writer: &mut CaptureWriter, chunk: &Bytes) {
-        // Kept before counted, so that whoever sees the count finds the bytes.
-        if !chunk.is_empty() {
-            self.capture.append(writer, chunk);
+        if chunk.is_empty() {
+            return self.metrics.record_other();
         }
-        self.metrics.record_frame(chunk.len());
+        let now = self.metrics.now();
+        let watched = self.capture.is_watched();
+        // Kept before counted, so that whoever sees the count finds the bytes.
+        if !writer.is_idle() {
+            self.capture.append(writer, chunk, self.metrics.arrival(now));
+        } else if watched {
+            self.capture.resume(writer, self.metrics.bytes(), self.metrics.chunks());
+            self.capture.append(writer, chunk, self.metrics.arrival(now));
+        }
+        self.metrics.record_chunk(chunk.len(), now);
+        if watched && let Some(watch) = self.watch.get() {
+            watch.ring();
+        }
     }
 
     /// What is kept so far.
@@ -211,18 +290,17 @@ impl Pipeline {
 
     /// The facts as they stand, for [`decide`](crate::ending::decide).
     pub(crate) fn facts(&self, signal: Signal) -> Facts {
-        let Progress { polled, in_poll, end_hint, cancelled: _ } = &self.progress;
-        let head = self.head();
-        let in_poll = in_poll.load(Relaxed);
+        let (stage, head) = (self.stage(), self.head());
+        let panicked = stage.has(Stage::PANICKED);
         Facts {
             signal,
             has_head: head.is_some(),
-            // `polled` is set after the poll: a panic in the first one leaves it unset.
-            polled: polled.load(Relaxed) || (in_poll && head.is_some()),
-            in_poll,
+            // The bit is set after the poll: a panic in the first one leaves it unset.
+            polled: stage.has(Stage::POLLED) || (panicked && head.is_some()),
+            panicked,
             bodiless: head.is_some_and(|head| head.bodiless),
             empty: head.is_some_and(|head| head.empty),
-            end_hint: end_hint.load(Relaxed),
+            end_hint: stage.has(Stage::END_HINT),
             declared: head.and_then(|head| head.declared),
             bad_length: head.and_then(|head| head.bad_length.clone()),
             produced: self.metrics.bytes_produced(),
@@ -236,13 +314,27 @@ impl Pipeline {
         self.stopped.get()
     }
 
+    /// The stream has ended: its readers are told.
+    pub(crate) fn set_outcome(&self, outcome: &Outcome) {
+        // A stream is settled once.
+        let _ = self.outcome.set(outcome.clone());
+        if let Some(watch) = self.watch.get() {
+            watch.close();
+        }
+    }
+
+    pub(crate) fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.get()
+    }
+
     pub(crate) fn stop(&self, error: StreamError) {
         // A second stop changes nothing: the first cause wins.
         let _ = self.stopped.set(error);
         self.body_waker.wake();
     }
 
-    /// Has `waker` woken by a stop. The caller must look at [`stopped`](Self::stopped) afterwards.
+    /// Has `waker` woken by a stop, and while the body is gated by its readers. The caller must look at
+    /// [`stopped`](Self::stopped) afterwards.
     pub(crate) fn wake_on_stop(&self, waker: &std::task::Waker) {
         self.body_waker.register(waker);
     }
@@ -256,7 +348,7 @@ impl Pipeline {
         let token = self.token.get_or_init(|| self.layer_token.child_token());
         // Pairs with the fence in `fire_token`: one of the two sees what the other wrote before its own.
         fence(SeqCst);
-        if self.progress.cancelled.load(Relaxed) {
+        if self.cancelled.load(Relaxed) {
             token.cancel();
         }
         token.clone()
@@ -264,7 +356,7 @@ impl Pipeline {
 
     /// Tells everybody who holds a token that the stream did not complete.
     pub(crate) fn fire_token(&self) {
-        self.progress.cancelled.store(true, Relaxed);
+        self.cancelled.store(true, Relaxed);
         fence(SeqCst);
         if let Some(token) = self.token.get() {
             token.cancel();
@@ -278,11 +370,55 @@ impl fmt::Debug for Pipeline {
     }
 }
 
+// === impl InPoll ===
+
+impl InPoll<'_> {
+    #[inline]
+    pub(crate) fn leave(self) {
+        mem::forget(self);
+    }
+}
+
+impl Drop for InPoll<'_> {
+    fn drop(&mut self) {
+        self.stage.fetch_or(Stage::PANICKED.0, Relaxed);
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// The body was polled.
+    pub(crate) const POLLED: Self = Self(1);
+    /// The inner service or body panicked.
+    pub(crate) const PANICKED: Self = Self(1 << 1);
+    /// The inner body said that its last frame was its last.
+    pub(crate) const END_HINT: Self = Self(1 << 2);
+    /// The inner body has nothing at the moment.
+    pub(crate) const PENDING: Self = Self(1 << 3);
+    /// The body waits for its readers.
+    pub(crate) const GATED: Self = Self(1 << 4);
+
+    pub(crate) fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// With the bits of `other` in it, if so.
+    #[inline]
+    pub(crate) fn and(self, other: Self, set: bool) -> Self {
+        if set { Self(self.0 | other.0) } else { self }
+    }
+}
+
 // === impl StreamHandle ===
 
 impl StreamHandle {
     pub(crate) fn new(pipeline: Arc<Pipeline>, exchange: Weak<dyn Settle>) -> Self {
         Self { pipeline, exchange }
+    }
+
+    pub(crate) fn pipeline(&self) -> &Arc<Pipeline> {
+        &self.pipeline
     }
 
     /// The stream's id, which its record will carry.
@@ -332,10 +468,15 @@ impl StreamHandle {
     }
 
     pub(crate) fn stop(&self, reason: StopReason) -> bool {
+        self.end(Signal::Stopped(reason))
+    }
+
+    /// Settles the stream from outside of its body, and has the body end with the same error.
+    pub(crate) fn end(&self, signal: Signal) -> bool {
         let Some(exchange) = self.exchange.upgrade() else {
             return false;
         };
-        let settled = exchange.settle(Signal::Stopped(reason), None);
+        let settled = exchange.settle(signal, None);
         let Some(error) = settled.and_then(|settled| settled.error) else {
             return false;
         };

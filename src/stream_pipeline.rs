@@ -220,8 +220,9 @@ impl Shared {
                 let bytes = chunk.len();
                 // A chunk beyond the limit is counted and not kept: the snapshot says that it is truncated.
                 let _ = self.accumulator.append(chunk);
-                self.metrics.record_produced(bytes);
-                self.metrics.record_frame(bytes);
+                if bytes > 0 {
+                    self.metrics.record_chunk(bytes, self.metrics.now())
+                }
             }
         }
     }

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, the lowest first. Within a floor, edges must not form a circle.
 const FLOORS: &[&[&str]] = &[
-    &["error", "outcome", "id", "stop"],
-    &["accumulator", "ending", "metrics", "retry", "telemetry"],
-    &["pipeline", "record", "stream_pipeline"],
+    &["error", "outcome", "id", "stop", "budget", "limits"],
+    &["accumulator", "backpressure", "ending", "metrics", "retry", "telemetry"],
+    &["watch", "pipeline", "tap", "record", "stream_pipeline"],
     &["hook", "dispatch"],
-    &["guard", "body", "admission", "future", "service", "layer", "builder", "handle"],
+    &["guard", "gate", "body", "admission", "future", "service", "layer", "builder", "handle"],
     &["lib"],
 ];
 

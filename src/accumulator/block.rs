@@ -1,68 +1,53 @@
-//! One block of the log: a run of words that holds small chunks, and a few slots for large ones.
+//! One block of the log: a run of words that holds chunks, each behind a header.
 
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use once_cell::race::OnceBox;
 
-use super::pool::{self, Pool, Words};
-use super::words::{self, AtomicU64};
+use super::link::Link;
+use super::pool::Pool;
+use super::words::{self, AtomicU64, Words};
 
 /// Chunks of at least this many bytes are kept by reference, smaller ones are copied.
 ///
-/// A reference costs a slot and two words whatever the size, but pins the buffer that the chunk was cut
-/// from; a copy costs its bytes. Copying 2 KiB takes about as long as the queue operations of a
-/// reference would (`cargo bench --bench accumulator`), and at this size a 64 KiB read buffer is pinned by
-/// a thirtieth of it at the worst.
-pub(super) const BY_REFERENCE: usize = 2048;
-
-/// Slots for large chunks in one block.
-const SLOTS: usize = 32;
+/// A reference costs the same whatever the size, but pins the buffer that the chunk was cut from; a copy
+/// costs its bytes. From about 1 KiB on the copy alone takes longer than a lock-free queue takes for a
+/// reference (`cargo bench --bench accumulator`).
+pub(super) const BY_REFERENCE: usize = 1024;
 
 /// A block of the log. See the invariants in the [module](super).
 #[derive(Debug)]
 pub(super) struct Block {
-    /// Bytes of content in the log before this block.
-    base: u64,
-    /// Bytes of content beyond which a second chunk is not taken.
-    most: u64,
+    place: Place,
     words: Words,
-    /// Where the words go in the end.
-    pool: Option<Arc<Pool>>,
-    slots: OnceBox<[OnceLock<Bytes>; SLOTS]>,
     tail: AtomicU64,
-    /// Set once.
-    next: OnceBox<Arc<Block>>,
+    /// Bytes kept by reference: those that the budget was charged beside the words.
+    referenced: AtomicU64,
+    next: Link,
+    /// Where it goes in the end.
+    pool: Option<Arc<Pool>>,
 }
 
-/// What [`Block::append`] did.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Appended {
-    /// The chunk is in the log.
-    Yes,
-    /// The block is closed: go on with the next one.
-    Full,
-    /// The content's limit leaves room for so many bytes only; nothing was appended.
-    OverLimit(u64),
+/// Where in its log a block stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    /// Bytes of content before it.
+    pub(super) base: u64,
+    /// Chunks before it.
+    pub(super) first: u64,
+    /// Bytes of content that it takes.
+    pub(super) room: u64,
 }
 
-/// What is to be done with a chunk.
-enum Plan {
-    /// The tail with the chunk in it.
-    Append(Tail),
-    Close,
-    Nothing(Appended),
-}
-
-/// How many bytes and words of a block are claimed: one word, so that one exchange claims both.
+/// How much of a block is claimed: one word, so that one exchange claims it all.
 ///
-/// Bits: 0–39 bytes of content, 40–55 words, 56–62 slots, 63 closed.
-#[derive(Clone, Copy, Debug)]
-struct Tail(u64);
+/// Bits: 0–33 bytes of content, 34–47 words, 48–61 chunks, 63 closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tail(u64);
 
-/// A chunk's header: bit 0 published, bit 1 by reference, the rest its length, or the slot it is in.
+/// A chunk's header: bit 0 published, bit 1 by reference, 2–24 the length of a copied chunk, the rest its
+/// arrival in units of 1,024 ns, which are enough for 13 days.
 #[derive(Clone, Copy)]
 struct Header(u64);
 
@@ -70,41 +55,57 @@ struct Header(u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
     word: usize,
-}
-
-/// A published chunk in the words of a block. Only [`Block::read`] makes one.
-pub(super) struct Copied<'a> {
-    words: &'a [AtomicU64],
-    len: usize,
+    /// Chunks before it in this block.
+    pub(super) chunks: u64,
 }
 
 /// What a reader found at its cursor.
 pub(super) enum Entry<'a> {
-    Copied(Copied<'a>),
-    Referenced(&'a Bytes),
+    Chunk(Found<'a>),
     /// The block ends here and another follows.
-    Next(&'a Arc<Block>),
+    Next(&'a Link),
     /// Nothing more is published yet.
     End,
 }
 
+/// A published chunk. Only [`Block::read`] makes one.
+pub(super) struct Found<'a> {
+    header: Header,
+    words: &'a [AtomicU64],
+}
+
+/// Keeps a block, and with it all that follow, until it is dropped.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Chain(Option<Arc<Block>>);
+
 // === impl Block ===
 
 impl Block {
-    /// A block for `bytes` bytes of small chunks, their headers included; 0 makes a closed one. Of
-    /// content, large chunks included, it takes at most `most` bytes, or a single chunk.
-    ///
-    /// With words from a pool it is for a lone writer only.
-    pub(super) fn new(base: u64, bytes: usize, most: u64, pool: Option<&Arc<Pool>>) -> Self {
+    /// A block of no log.
+    pub(super) fn new(bytes: usize) -> Self {
+        Self::with(words::zeroed(bytes))
+    }
+
+    fn with(words: Words) -> Self {
         Self {
-            base,
-            most: most.min(Tail::BYTES),
-            words: pool.map_or_else(|| pool::zeroed(bytes), |pool| pool.take(bytes)),
-            pool: pool.cloned(),
-            slots: OnceBox::new(),
-            tail: AtomicU64::new(if bytes == 0 { Tail::CLOSED } else { 0 }),
-            next: OnceBox::new(),
+            place: Place::default(),
+            words,
+            tail: AtomicU64::new(0),
+            referenced: AtomicU64::new(0),
+            next: Link::new(),
+            pool: None,
         }
+    }
+
+    /// Puts it where it is to stand. With the words of an earlier log it is for a lone writer only.
+    pub(super) fn place(&mut self, place: Place, pool: Option<Arc<Pool>>) {
+        self.place = Place { room: place.room.min(Tail::BYTES), ..place };
+        self.pool = pool;
+    }
+
+    /// Bytes that a block needs at least to take a chunk of `len` bytes.
+    pub(super) fn needed(len: usize) -> usize {
+        words_of(len) * 8
     }
 
     /// Bytes that its words take.
@@ -114,108 +115,122 @@ impl Block {
 
     /// Bytes of content in the log before this block.
     pub(super) fn base(&self) -> u64 {
-        self.base
+        self.place.base
     }
 
-    /// Bytes of content in the log up to what is claimed of this block.
-    pub(super) fn end(&self) -> u64 {
-        self.base + self.tail(Ordering::Acquire).bytes()
+    /// Chunks in the log before this block.
+    pub(super) fn first(&self) -> u64 {
+        self.place.first
     }
 
-    pub(super) fn next(&self) -> Option<&Arc<Block>> {
-        self.next.get()
+    /// Bytes and chunks in the log up to what is claimed of this block.
+    pub(super) fn end(&self) -> (u64, u64) {
+        self.end_at(self.tail(Ordering::Acquire))
     }
 
-    /// The next block, made with `make` unless there is one. Any number of threads may race.
-    pub(super) fn next_or(&self, make: impl FnOnce() -> Block) -> &Arc<Block> {
-        self.next.get_or_init(|| Box::new(Arc::new(make())))
+    /// As [`end`](Self::end), for whoever knows the tail.
+    pub(super) fn end_at(&self, tail: Tail) -> (u64, u64) {
+        (self.place.base + tail.bytes(), self.place.first + tail.chunks())
     }
 
-    /// Appends a chunk, unless it would take the content beyond `limit` bytes. Any number of threads.
-    pub(super) fn append(&self, chunk: &Bytes, limit: u64) -> Appended {
-        let len = chunk.len();
+    pub(super) fn next(&self) -> &Link {
+        &self.next
+    }
+
+    /// Whether the words of a chunk of `len` bytes still fit, whatever its room says.
+    pub(super) fn has_words_for(&self, len: usize) -> bool {
+        let tail = self.tail(Ordering::Acquire);
+        !tail.is_closed() && tail.words() + words_of(len) <= self.words.len()
+    }
+
+    /// The tail with a chunk of `len` bytes in it, if that fits.
+    #[inline]
+    fn claim(&self, tail: Tail, len: usize) -> Option<Tail> {
+        // Looked at first, because no more than the room fits into a tail's bits.
+        if len as u64 > self.place.room - tail.bytes() || tail.is_closed() {
+            return None;
+        }
+        let claim = tail.with(len);
+        (claim.words() <= self.words.len()).then_some(claim)
+    }
+
+    /// Appends a chunk, or gives it back where it does not fit. Any number of threads.
+    pub(super) fn append(&self, chunk: Bytes, at: u64) -> Result<(), Bytes> {
         // Acquire is not needed: what a claim protects is written after it, by its owner alone.
         let mut tail = self.tail(Ordering::Relaxed);
         loop {
-            let claim = match self.plan(tail, len, limit) {
-                Plan::Append(claim) => claim,
-                Plan::Close => tail.close(),
-                Plan::Nothing(appended) => return appended,
+            let Some(claim) = self.claim(tail, chunk.len()) else {
+                return Err(chunk);
             };
             // Release pairs with the Acquire in `end`: whoever sees the claim sees the earlier ones.
             match self.tail.compare_exchange_weak(tail.0, claim.0, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) if claim.is_closed() => return Appended::Full,
-                Ok(_) => {
-                    self.publish(tail, chunk);
-                    return Appended::Yes;
-                }
+                Ok(_) => break,
                 Err(found) => tail = Tail(found),
             }
         }
+        if chunk.len() < BY_REFERENCE {
+            self.publish(tail, &chunk, at);
+        } else {
+            self.referenced.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            self.publish_reference(tail, chunk, at);
+        }
+        Ok(())
     }
 
-    /// As [`append`](Self::append), for the only writer that the log has: without a locked operation, and
-    /// the claim comes after the chunk, so that all that is claimed is published.
+    /// Copies a chunk to behind `tail`, for the only writer that the log has: without a locked operation,
+    /// and the claim comes after the chunk, so that all that is claimed is published. The tail with the
+    /// chunk in it, if it fits.
     #[inline]
-    pub(super) fn append_alone(&self, chunk: &Bytes, limit: u64) -> Appended {
-        let tail = self.tail(Ordering::Relaxed);
-        match self.plan(tail, chunk.len(), limit) {
-            Plan::Append(claim) => {
-                self.publish(tail, chunk);
-                // Release pairs with the Acquire in `end`: the claimed chunks are seen.
-                self.tail.store(claim.0, Ordering::Release);
-                Appended::Yes
-            }
-            Plan::Close => {
-                self.tail.store(tail.close().0, Ordering::Release);
-                Appended::Full
-            }
-            Plan::Nothing(appended) => appended,
-        }
+    pub(super) fn append_alone(&self, tail: Tail, chunk: &[u8], at: u64) -> Option<Tail> {
+        let claim = self.claim(tail, chunk.len())?;
+        self.publish(tail, chunk, at);
+        // Release pairs with the Acquire in `end`: the claimed chunks are seen.
+        self.tail.store(claim.0, Ordering::Release);
+        Some(claim)
     }
 
-    /// What to do with a chunk of `len` bytes when the tail is `tail`.
-    #[inline]
-    fn plan(&self, tail: Tail, len: usize, limit: u64) -> Plan {
-        if tail.is_closed() {
-            return Plan::Nothing(Appended::Full);
-        }
-        let room = limit.saturating_sub(self.base + tail.bytes());
-        if len as u64 > room {
-            return Plan::Nothing(Appended::OverLimit(room));
-        }
-        let by_reference = len >= BY_REFERENCE;
-        let words = 1 + if by_reference { 0 } else { len.div_ceil(8) };
-        let slots = usize::from(by_reference);
-        let len = len as u64;
-        let fits = tail.words() + words <= self.words.len()
-            && tail.slots() + slots <= SLOTS
-            && (tail.bytes() == 0 || tail.bytes() + len <= self.most);
-        if !fits {
-            return Plan::Close;
-        }
-        Plan::Append(Tail(tail.0 + len + ((words as u64) << 40) + ((slots as u64) << 56)))
+    /// As [`append_alone`](Self::append_alone), for a chunk that is kept by reference.
+    pub(super) fn refer_alone(&self, tail: Tail, chunk: Bytes, at: u64) -> Option<Tail> {
+        let claim = self.claim(tail, chunk.len())?;
+        let referenced = self.referenced.load(Ordering::Relaxed) + chunk.len() as u64;
+        self.referenced.store(referenced, Ordering::Relaxed);
+        self.publish_reference(tail, chunk, at);
+        // As in `append_alone`.
+        self.tail.store(claim.0, Ordering::Release);
+        Some(claim)
     }
 
-    /// Writes the chunk to where `at` points, which its caller owns, and then its header.
+    pub(super) fn is_closed(&self) -> bool {
+        self.tail(Ordering::Acquire).is_closed()
+    }
+
+    /// Lets no chunk in any more. The tail is then final.
+    pub(super) fn close(&self) {
+        // Release, as each write of the tail.
+        self.tail.fetch_or(Tail::CLOSED, Ordering::AcqRel);
+    }
+
+    /// Copies the chunk to where `at` points, which its caller owns, and publishes it.
     #[inline]
-    fn publish(&self, at: Tail, chunk: &Bytes) {
-        let Some((header, words)) = self.words[at.words()..].split_first() else {
+    fn publish(&self, tail: Tail, chunk: &[u8], at: u64) {
+        let Some((header, words)) = self.words[tail.words()..].split_first() else {
             return;
         };
-        let published = if chunk.len() >= BY_REFERENCE {
-            let slots = self.slots.get_or_init(|| Box::new([const { OnceLock::new() }; SLOTS]));
-            // Never taken: the claim made this slot ours.
-            let _ = slots[at.slots()].set(chunk.clone());
-            Header::referenced(at.slots())
-        } else {
-            // SAFETY: the claim made these words ours (invariant 1), and nobody reads them before the
-            // header below is published (invariant 2).
-            unsafe { words::write(words, chunk) };
-            Header::copied(chunk.len())
-        };
+        // SAFETY: the claim made these words ours (invariant 1), and nobody reads them before the header
+        // is published (invariant 2).
+        unsafe { words::write(words, chunk) };
         // Release pairs with the Acquire in `read`: the chunk's bytes are seen before its header.
-        header.store(published.0, Ordering::Release);
+        header.store(Header::copied(chunk.len(), at).0, Ordering::Release);
+    }
+
+    fn publish_reference(&self, tail: Tail, chunk: Bytes, at: u64) {
+        let Some((header, words)) = self.words[tail.words()..].split_first() else {
+            return;
+        };
+        // SAFETY: as in `publish`. It is taken out in `clear`.
+        unsafe { words::put(words, chunk) };
+        // As in `publish`.
+        header.store(Header::referenced(at).0, Ordering::Release);
     }
 
     /// The entry at `cursor`, and the cursor behind it.
@@ -223,59 +238,136 @@ impl Block {
         // Beyond what is claimed, words from a pool hold anything.
         let tail = self.tail(Ordering::Acquire);
         if cursor.word >= tail.words() {
-            return match self.next() {
-                Some(next) if tail.is_closed() => (Entry::Next(next), cursor),
-                _ => (Entry::End, cursor),
-            };
+            let ended = tail.is_closed() && !self.next.as_ptr().is_null();
+            return (if ended { Entry::Next(&self.next) } else { Entry::End }, cursor);
         }
         // Acquire pairs with the Release that published the chunk.
         let header = Header(self.words[cursor.word].load(Ordering::Acquire));
-        let first = cursor.word + 1;
-        if let Some(slot) = header.slot() {
-            let slots = self.slots.get().expect("a published slot exists");
-            let chunk = slots[slot].get().expect("a published slot is filled");
-            return (Entry::Referenced(chunk), Cursor { word: first });
+        if !header.is_published() {
+            // Claimed, and not published yet: it stands between the reader and what follows.
+            return (Entry::End, cursor);
         }
-        if let Some(len) = header.len() {
-            let end = first + len.div_ceil(8);
-            let words = &self.words[first..end];
-            return (Entry::Copied(Copied { words, len }), Cursor { word: end });
-        }
-        // Claimed, and not published yet: it stands between the reader and what follows.
-        (Entry::End, cursor)
+        let start = cursor.word + 1;
+        let end = start + header.words();
+        let next = Cursor { word: end, chunks: cursor.chunks + 1 };
+        (Entry::Chunk(Found { header, words: &self.words[start..end] }), next)
     }
 
     fn tail(&self, order: Ordering) -> Tail {
         Tail(self.tail.load(order))
     }
+
+    /// Makes it a block of no log, and gives up what it holds: the next block, and its pool.
+    fn clear(&mut self) -> (Option<Arc<Block>>, Option<Arc<Pool>>) {
+        let referenced = self.referenced.swap(0, Ordering::Relaxed);
+        if referenced > 0 {
+            self.drop_references();
+        }
+        self.tail.store(0, Ordering::Relaxed);
+        let pool = self.pool.take();
+        if let Some(pool) = &pool {
+            pool.release(self.capacity(), referenced);
+        }
+        (self.next.take(), pool)
+    }
+
+    fn drop_references(&mut self) {
+        // Acquire, because the last append may have been another thread's.
+        let claimed = self.tail(Ordering::Acquire).words();
+        let mut word = 0;
+        while word < claimed {
+            let header = Header(self.words[word].load(Ordering::Acquire));
+            if header.is_reference() {
+                // SAFETY: published by `publish_reference`; `clear` has the block to itself and visits each
+                // chunk once, because the tail is 0 afterwards.
+                drop(unsafe { words::take(&mut self.words[word + 1..]) });
+            }
+            word += 1 + header.words();
+        }
+    }
 }
 
 impl Drop for Block {
-    /// Frees the blocks behind this one in a loop: a chain of a million must not recurse.
     fn drop(&mut self) {
-        let mut next = self.next().cloned();
-        // The clone keeps the next block alive while this one's own pointer to it goes.
-        self.next = OnceBox::new();
-        while let Some(block) = next.and_then(Arc::into_inner) {
-            next = block.next().cloned();
+        let (next, pool) = self.clear();
+        if let Some(pool) = pool {
+            pool.keep(Arc::new(Block::with(std::mem::take(&mut self.words))));
         }
-        if let Some(pool) = &self.pool {
-            pool.give(std::mem::take(&mut self.words));
+        drop(Chain(next));
+    }
+}
+
+/// Words of a chunk of `len` bytes, its header included.
+#[inline]
+fn words_of(len: usize) -> usize {
+    1 + if len < BY_REFERENCE { len.div_ceil(8) } else { words::REFERENCE }
+}
+
+// === impl Chain ===
+
+impl Chain {
+    pub(super) fn new(block: Arc<Block>) -> Self {
+        Self(Some(block))
+    }
+
+    #[inline]
+    pub(super) fn block(&self) -> Option<&Arc<Block>> {
+        self.0.as_ref()
+    }
+}
+
+impl Drop for Chain {
+    /// Frees, or keeps for reuse, the blocks that nobody else holds, in a loop: a chain of a million must
+    /// not recurse.
+    fn drop(&mut self) {
+        let mut chain = self.0.take();
+        while let Some(mut block) = chain {
+            chain = match Arc::get_mut(&mut block) {
+                Some(owned) => {
+                    let (next, pool) = owned.clear();
+                    if let Some(pool) = pool {
+                        pool.keep(block);
+                    }
+                    next
+                }
+                // Somebody else has it, or let go of it just now: then one of the two gets it here.
+                None => Arc::into_inner(block).and_then(|mut block| block.next.take()),
+            };
         }
     }
 }
 
-// === impl Copied ===
+// === impl Found ===
 
-impl Copied<'_> {
+impl Found<'_> {
     pub(super) fn len(&self) -> usize {
-        self.len
+        if self.header.is_reference() { self.bytes().len() } else { self.header.len() }
     }
 
-    pub(super) fn to_vec(&self) -> Vec<u8> {
-        // SAFETY: a `Copied` is made of a header that was seen, so its words were written before
-        // (invariant 2) and never will be again (invariant 1).
-        unsafe { words::read(self.words, self.len) }
+    /// When it arrived, in units of 1,024 ns.
+    pub(super) fn at(&self) -> u64 {
+        self.header.at()
+    }
+
+    /// The chunk: copied out, or shared.
+    pub(super) fn bytes(&self) -> Bytes {
+        // SAFETY of both: a `Found` is made of a header that was seen, so its words were written before
+        // (invariant 2) and never will be again while the block is borrowed (invariant 1).
+        if self.header.is_reference() {
+            unsafe { words::get(self.words) }
+        } else {
+            Bytes::copy_from_slice(&unsafe { words::read(self.words, self.header.len()) }[..])
+        }
+    }
+
+    /// Appends the chunk to `buffer`.
+    pub(super) fn copy_to(&self, buffer: &mut Vec<u8>) {
+        if self.header.is_reference() {
+            buffer.extend_from_slice(&self.bytes());
+        } else {
+            // SAFETY: as in `bytes`.
+            buffer.extend_from_slice(&unsafe { words::read(self.words, self.header.len()) }[..]);
+        }
     }
 }
 
@@ -283,45 +375,64 @@ impl Copied<'_> {
 
 impl Tail {
     const CLOSED: u64 = 1 << 63;
-    const BYTES: u64 = (1 << 40) - 1;
+    const BYTES: u64 = (1 << 34) - 1;
 
-    fn bytes(self) -> u64 {
+    pub(super) fn bytes(self) -> u64 {
         self.0 & Self::BYTES
     }
 
     fn words(self) -> usize {
-        (self.0 >> 40) as usize & 0xffff
+        (self.0 >> 34) as usize & 0x3fff
     }
 
-    fn slots(self) -> usize {
-        (self.0 >> 56) as usize & 0x7f
+    fn chunks(self) -> u64 {
+        self.0 >> 48 & 0x3fff
     }
 
     fn is_closed(self) -> bool {
         self.0 & Self::CLOSED != 0
     }
 
-    fn close(self) -> Self {
-        Self(self.0 | Self::CLOSED)
+    #[inline]
+    fn with(self, len: usize) -> Self {
+        Self(self.0 + len as u64 + ((words_of(len) as u64) << 34) + (1 << 48))
     }
 }
 
 // === impl Header ===
 
 impl Header {
-    fn copied(len: usize) -> Self {
-        Self((len as u64) << 2 | 0b01)
+    const PUBLISHED: u64 = 0b01;
+    const REFERENCE: u64 = 0b10;
+    const LATEST: u64 = (1 << 39) - 1;
+
+    #[inline]
+    fn copied(len: usize, at: u64) -> Self {
+        Self(at.min(Self::LATEST) << 25 | (len as u64) << 2 | Self::PUBLISHED)
     }
 
-    fn referenced(slot: usize) -> Self {
-        Self((slot as u64) << 2 | 0b11)
+    fn referenced(at: u64) -> Self {
+        Self(at.min(Self::LATEST) << 25 | Self::REFERENCE | Self::PUBLISHED)
     }
 
-    fn len(self) -> Option<usize> {
-        (self.0 & 0b11 == 0b01).then_some((self.0 >> 2) as usize)
+    fn is_published(self) -> bool {
+        self.0 & Self::PUBLISHED != 0
     }
 
-    fn slot(self) -> Option<usize> {
-        (self.0 & 0b11 == 0b11).then_some((self.0 >> 2) as usize)
+    fn is_reference(self) -> bool {
+        self.0 & Self::REFERENCE != 0
+    }
+
+    fn len(self) -> usize {
+        (self.0 >> 2) as usize & 0x7f_ffff
+    }
+
+    /// Words behind the header.
+    fn words(self) -> usize {
+        if self.is_reference() { words::REFERENCE } else { self.len().div_ceil(8) }
+    }
+
+    fn at(self) -> u64 {
+        self.0 >> 25
     }
 }

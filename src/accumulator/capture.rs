@@ -1,13 +1,5 @@
 //! How much of a stream is kept.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-
-use super::content::{Content, Part};
-use super::log::{Log, Writer};
-use super::pool::Pool;
-
 /// How much of a stream is kept, in bytes of content.
 ///
 /// A capture that overflows truncates: the client is untouched and
@@ -25,32 +17,6 @@ enum Kind {
     Tail(u64),
     HeadTail(u64, u64),
     None,
-}
-
-/// The accumulator of one stream, as its [`Capture`] asks for.
-#[derive(Debug)]
-pub(crate) enum Capturing {
-    Head(Log),
-    Tail(Tail),
-    HeadTail(Log, Tail),
-    None,
-}
-
-/// The writing end of a [`Capturing`], for the one task that polls the body.
-#[derive(Debug, Default)]
-pub(crate) enum CaptureWriter {
-    Head(Writer),
-    Tail(Writer),
-    HeadTail(Writer, Writer),
-    #[default]
-    None,
-}
-
-/// A log that is trimmed as it grows.
-#[derive(Debug)]
-pub(crate) struct Tail {
-    log: Log,
-    keep: u64,
 }
 
 // === impl Capture ===
@@ -102,82 +68,13 @@ impl Capture {
         }
     }
 
-    pub(crate) fn start(&self, pool: &Arc<Pool>) -> Capturing {
+    /// Bytes of the head and of the tail that are kept.
+    pub(super) fn limits(&self) -> (u64, u64) {
         match self.kind {
-            Kind::Head(0) | Kind::None => Capturing::None,
-            Kind::Head(max) => Capturing::Head(Log::limited(max, pool)),
-            Kind::Tail(keep) => Capturing::Tail(Tail::new(keep, pool)),
-            Kind::HeadTail(head, tail) => {
-                Capturing::HeadTail(Log::limited(head, pool), Tail::new(tail, pool))
-            }
+            Kind::Head(max) => (max, 0),
+            Kind::Tail(keep) => (0, keep),
+            Kind::HeadTail(head, tail) => (head, tail),
+            Kind::None => (0, 0),
         }
-    }
-}
-
-// === impl Capturing ===
-
-impl Capturing {
-    /// The writing end. There must be one only.
-    pub(crate) fn writer(&self) -> CaptureWriter {
-        match self {
-            Self::Head(log) => CaptureWriter::Head(Writer::new(log)),
-            Self::Tail(tail) => CaptureWriter::Tail(Writer::new(&tail.log)),
-            Self::HeadTail(head, tail) => CaptureWriter::HeadTail(Writer::new(head), Writer::new(&tail.log)),
-            Self::None => CaptureWriter::None,
-        }
-    }
-
-    /// Keeps what is to be kept of `chunk`, which is not empty. `writer` is the one that was made here.
-    #[inline]
-    pub(crate) fn append(&self, writer: &mut CaptureWriter, chunk: &Bytes) {
-        match (self, writer) {
-            (Self::Head(log), CaptureWriter::Head(writer)) => writer.append(log, chunk),
-            (Self::Tail(tail), CaptureWriter::Tail(writer)) => tail.append(writer, chunk),
-            (Self::HeadTail(head, tail), CaptureWriter::HeadTail(first, last)) => {
-                let room = usize::try_from(head.limit() - head.written()).unwrap_or(usize::MAX);
-                match room {
-                    0 => tail.append(last, chunk),
-                    _ if chunk.len() <= room => first.append(head, chunk),
-                    _ => {
-                        first.append(head, &chunk.slice(..room));
-                        tail.append(last, &chunk.slice(room..));
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// What is kept of a stream of `pulled` bytes.
-    pub(crate) fn snapshot(&self, pulled: u64) -> Content {
-        let content = match self {
-            Self::Head(log) => Content::new(log.part(), None, false),
-            Self::Tail(tail) => Content::new(tail.part(), None, false),
-            Self::HeadTail(head, tail) => Content::new(head.part(), Some(tail.part()), false),
-            Self::None => Content::default(),
-        };
-        let kept = content.len() as u64;
-        content.truncated(kept < pulled)
-    }
-}
-
-// === impl Tail ===
-
-impl Tail {
-    fn new(keep: u64, pool: &Arc<Pool>) -> Self {
-        Self { log: Log::trimmed(keep, pool), keep }
-    }
-
-    fn append(&self, writer: &mut Writer, chunk: &Bytes) {
-        let excess = (chunk.len() as u64).saturating_sub(self.keep);
-        if excess == 0 {
-            writer.append_and_trim(&self.log, chunk, self.keep);
-        } else {
-            writer.append_and_trim(&self.log, &chunk.slice(excess as usize..), self.keep);
-        }
-    }
-
-    fn part(&self) -> Part {
-        self.log.part().last(self.keep)
     }
 }

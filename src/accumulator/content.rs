@@ -3,15 +3,16 @@
 use std::fmt;
 use std::iter;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::block::{Block, Cursor, Entry};
+use super::block::{Block, Chain, Cursor, Entry};
 
 /// What an accumulator kept of a stream: a snapshot that never changes.
 ///
 /// Making one copies no bytes: it shares the accumulator's blocks and keeps them alive. Chunks keep the
-/// boundaries that they had in the stream, save where a limit cut one.
+/// boundaries and arrival times that they had in the stream, save where a limit cut one.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -31,10 +32,21 @@ pub struct Content {
     truncated: bool,
 }
 
+/// One chunk of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamChunk {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// When it arrived, from the stream's opening, to the next lower multiple of 1.024 µs; 13 days at
+    /// the most.
+    pub arrival: Duration,
+}
+
 /// A run of bytes in a chain of blocks.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
-    first: Arc<Block>,
+    first: Chain,
     /// Bytes to leave out at the start.
     skip: u64,
     /// Bytes behind them.
@@ -51,8 +63,8 @@ struct Chunks {
 // === impl Content ===
 
 impl Content {
-    pub(super) fn new(head: Part, tail: Option<Part>, truncated: bool) -> Self {
-        Self { parts: [Some(head), tail], truncated }
+    pub(super) fn new(head: Option<Part>, tail: Option<Part>, truncated: bool) -> Self {
+        Self { parts: [head, tail], truncated }
     }
 
     pub(super) fn truncated(mut self, truncated: bool) -> Self {
@@ -96,6 +108,22 @@ impl Content {
     /// Where the middle of a stream was left out, the chunk before the gap and the one after it follow
     /// each other.
     pub fn chunks(&self) -> impl Iterator<Item = Bytes> {
+        self.timed_chunks().map(|chunk| chunk.bytes)
+    }
+
+    /// As [`chunks`](Self::chunks), with the times at which they arrived: enough to replay a stream at
+    /// its own pace.
+    ///
+    /// ```
+    /// # async fn replay(content: streaming_accumulator::Content) {
+    /// let start = tokio::time::Instant::now();
+    /// for chunk in content.timed_chunks() {
+    ///     tokio::time::sleep_until(start + chunk.arrival).await;
+    ///     println!("{:?}", chunk.bytes);
+    /// }
+    /// # }
+    /// ```
+    pub fn timed_chunks(&self) -> impl Iterator<Item = StreamChunk> {
         self.parts().flat_map(Part::chunks)
     }
 
@@ -111,11 +139,20 @@ impl fmt::Debug for Content {
     }
 }
 
+// === impl StreamChunk ===
+
+impl StreamChunk {
+    /// `at` in units of 1,024 ns.
+    pub(super) fn new(bytes: Bytes, at: u64) -> Self {
+        Self { bytes, arrival: Duration::from_nanos(at << 10) }
+    }
+}
+
 // === impl Part ===
 
 impl Part {
     pub(super) fn new(first: Arc<Block>, len: u64) -> Self {
-        Self { first, skip: 0, len }
+        Self { first: Chain::new(first), skip: 0, len }
     }
 
     /// The last `keep` bytes of this part.
@@ -126,47 +163,43 @@ impl Part {
         self
     }
 
-    fn chunks(&self) -> impl Iterator<Item = Bytes> {
-        let mut chunks = Chunks {
-            block: Arc::clone(&self.first),
+    fn chunks(&self) -> impl Iterator<Item = StreamChunk> {
+        let mut chunks = self.first.block().map(|block| Chunks {
+            block: Arc::clone(block),
             cursor: Cursor::default(),
             skip: self.skip,
             left: self.len,
-        };
-        iter::from_fn(move || chunks.next())
+        });
+        iter::from_fn(move || chunks.as_mut()?.next())
     }
 }
 
 // === impl Chunks ===
 
 impl Chunks {
-    fn next(&mut self) -> Option<Bytes> {
+    fn next(&mut self) -> Option<StreamChunk> {
         while self.left > 0 {
             let (entry, next) = self.block.read(self.cursor);
-            self.cursor = next;
-            let len = match &entry {
-                Entry::Copied(chunk) => chunk.len(),
-                Entry::Referenced(chunk) => chunk.len(),
+            let chunk = match entry {
+                Entry::Chunk(chunk) => chunk,
                 Entry::Next(next) => {
-                    self.block = Arc::clone(next);
+                    self.block = next.cloned()?;
                     self.cursor = Cursor::default();
                     continue;
                 }
                 Entry::End => return None,
             };
-            let skipped = self.skip.min(len as u64);
+            self.cursor = next;
+            let len = chunk.len() as u64;
+            let skipped = self.skip.min(len);
             self.skip -= skipped;
-            if skipped == len as u64 {
+            if skipped == len {
                 continue;
             }
-            let chunk = match entry {
-                Entry::Copied(chunk) => Bytes::from(chunk.to_vec()),
-                Entry::Referenced(chunk) => chunk.clone(),
-                Entry::Next(_) | Entry::End => return None,
-            };
-            let end = (skipped + self.left).min(len as u64);
+            let end = (skipped + self.left).min(len);
             self.left -= end - skipped;
-            return Some(chunk.slice(skipped as usize..end as usize));
+            let bytes = chunk.bytes().slice(skipped as usize..end as usize);
+            return Some(StreamChunk::new(bytes, chunk.at()));
         }
         None
     }

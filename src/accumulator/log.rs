@@ -1,246 +1,400 @@
 //! The log: blocks linked one to the next, a first one to read from, and writers at the last.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
-use super::block::{Appended, Block, Cursor, Entry};
+use super::block::{BY_REFERENCE, Block, Chain, Cursor, Entry, Place, Tail};
 use super::content::Part;
-use super::pool::{LARGE, Pool, SMALL};
+use super::link::Link;
+use super::pool::{LARGEST, Pool, SMALLEST};
+use super::words::AtomicPtr;
+use crate::budget::Mark;
 
-/// An append-only log of chunks within a limit of bytes. It has one [`Writer`], or [`Writers`].
+/// An append-only log of chunks with one [`Writer`]. For more than one there are [`Writers`].
 #[derive(Debug)]
 pub(crate) struct Log {
     first: First,
-    limit: u64,
-    largest_block: usize,
-    pool: Option<Arc<Pool>>,
-    /// Bytes of content in one block at the most.
-    most_in_block: u64,
-    /// Set once a chunk of [`Writers`] did not fit; they append nothing after it, so that content stays
-    /// a prefix.
-    overflowed: AtomicBool,
-    /// Bytes that the [`Writer`] has appended.
-    written: AtomicU64,
+    rules: Rules,
 }
 
-/// The first block. Only a trimmed log pays for one that can be exchanged while it is read.
+/// The first block. Only a log that is trimmed pays for one that can be exchanged while it is read.
 #[derive(Debug)]
 enum First {
-    Fixed(Arc<Block>),
-    Moving(ArcSwap<Block>),
+    Fixed(Link),
+    Moving(ArcSwapOption<Block>),
+}
+
+/// What a log's blocks are made by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// Bytes of content in the log at the most.
+    pub(super) limit: u64,
+    /// Bytes of its largest blocks, a power of two.
+    pub(super) largest: usize,
+    /// Bytes of content in one block at the most, unless a single chunk is larger.
+    pub(super) most: u64,
 }
 
 /// The only writer of a log. It keeps the last block at hand, so that appending is a plain copy.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Writer {
-    last: Arc<Block>,
+    last: Chain,
+    tail: Tail,
+    /// Where it stands while it has no block: bytes and chunks before.
+    start: (u64, u64),
 }
 
-/// Any number of writers of a log. They share the last block, and so keep all of the log alive.
+/// A log with any number of writers. Its blocks live as long as it does.
 #[derive(Debug)]
 pub(super) struct Writers {
-    last: ArcSwap<Block>,
+    first: Link,
+    rules: Rules,
+    /// The last block, or the one before it; null before there is one.
+    last: AtomicPtr<Block>,
+    /// Set once a chunk did not fit; nothing is appended after it, so that content stays a prefix.
+    overflowed: AtomicBool,
+}
+
+/// Why a [`Writer`] did not append a chunk.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The log's limit leaves room for so many bytes only.
+    OverLimit(u64),
+    /// The memory budget does not allow for it.
+    OverBudget,
+}
+
+// === impl Rules ===
+
+impl Rules {
+    pub(super) const fn limited(limit: u64) -> Self {
+        Self { limit, largest: LARGEST, most: u64::MAX }
+    }
+
+    /// For a log that is trimmed to `keep` bytes: blocks are small against that.
+    pub(super) fn trimmed(keep: u64) -> Self {
+        let largest = (keep as usize / 4).clamp(SMALLEST, LARGEST).next_power_of_two() / 2;
+        Self { limit: u64::MAX, largest: largest.max(SMALLEST), most: (keep / 4).max(1) }
+    }
+
+    /// Bytes for the block behind one of `before` bytes, for a chunk of `len` bytes, where `left` bytes
+    /// are left to the limit.
+    fn size(&self, before: usize, len: usize, left: u64) -> usize {
+        // Of short chunks, content takes more memory than its bytes: an eighth, as a rule.
+        let left = (left.saturating_add(left / 8)).min(LARGEST as u64) as usize;
+        let grown = (before * 2).clamp(SMALLEST, self.largest);
+        grown.min(left.next_power_of_two()).max(Block::needed(len).next_power_of_two()).max(SMALLEST)
+    }
+
+    /// The block behind what ends at `end`, without memory yet.
+    fn place(&self, (base, first): (u64, u64), len: usize) -> Place {
+        Place { base, first, room: (self.limit - base).min(self.most.max(len as u64)) }
+    }
 }
 
 // === impl Log ===
 
 impl Log {
-    /// A log for [`Writers`] that keeps at most `limit` bytes.
-    pub(super) fn shared(limit: u64) -> Self {
-        Self::with_blocks(First::Fixed, limit, LARGE, u64::MAX, None)
+    pub(super) fn fixed(rules: Rules) -> Self {
+        Self { first: First::Fixed(Link::new()), rules }
     }
 
-    /// A log for a [`Writer`] that keeps at most `limit` bytes.
-    pub(super) fn limited(limit: u64, pool: &Arc<Pool>) -> Self {
-        Self::with_blocks(First::Fixed, limit, LARGE, u64::MAX, Some(pool))
+    /// A log whose first blocks can be let go of.
+    pub(super) fn moving(rules: Rules) -> Self {
+        Self { first: First::Moving(ArcSwapOption::empty()), rules }
     }
 
-    /// A log for a [`Writer`] that trims it to `keep` bytes: blocks are small against that.
-    pub(super) fn trimmed(keep: u64, pool: &Arc<Pool>) -> Self {
-        let largest = if keep < 4 * LARGE as u64 { SMALL } else { LARGE };
-        let moving = |first| First::Moving(ArcSwap::new(first));
-        Self::with_blocks(moving, u64::MAX, largest, keep / 4, Some(pool))
-    }
-
-    fn with_blocks(
-        first: impl FnOnce(Arc<Block>) -> First,
-        limit: u64,
-        largest_block: usize,
-        most_in_block: u64,
-        pool: Option<&Arc<Pool>>,
-    ) -> Self {
-        // A closed block without words: a stream that yields nothing holds no memory for content.
-        let empty = Arc::new(Block::new(0, 0, 0, None));
-        Self {
-            first: first(empty),
-            limit,
-            largest_block,
-            pool: pool.cloned(),
-            most_in_block,
-            overflowed: AtomicBool::new(false),
-            written: AtomicU64::new(0),
-        }
-    }
-
-    pub(super) fn limit(&self) -> u64 {
-        self.limit
-    }
-
-    /// Bytes that the [`Writer`] has appended.
-    pub(super) fn written(&self) -> u64 {
-        // Pairs with the Release in `add_written`: the chunks are seen.
-        self.written.load(Ordering::Acquire)
-    }
-
-    #[inline]
-    pub(super) fn has_overflowed(&self) -> bool {
-        self.overflowed.load(Ordering::Acquire)
-    }
-
-    /// The block behind the closed block `full`.
-    fn behind<'a>(&self, full: &'a Block) -> &'a Arc<Block> {
-        full.next_or(|| {
-            let bytes = if full.capacity() == 0 { SMALL } else { self.largest_block };
-            Block::new(full.end(), bytes, self.most_in_block, self.pool.as_ref())
-        })
-    }
-
-    #[inline]
-    fn add_written(&self, bytes: usize) {
-        let written = self.written.load(Ordering::Relaxed) + bytes as u64;
-        // Release pairs with the Acquire in `written`.
-        self.written.store(written, Ordering::Release);
-    }
-
-    fn first(&self) -> Arc<Block> {
+    /// The first block that is kept.
+    pub(super) fn first(&self) -> Option<Arc<Block>> {
         match &self.first {
-            First::Fixed(first) => Arc::clone(first),
+            First::Fixed(first) => first.cloned(),
             First::Moving(first) => first.load_full(),
         }
     }
 
-    /// Lets go of the first blocks as long as `keep` bytes stay behind them. For the [`Writer`].
-    fn trim(&self, keep: u64) {
-        let First::Moving(start) = &self.first else {
+    fn set_first(&self, block: &Arc<Block>) {
+        match &self.first {
+            First::Fixed(first) => {
+                // There is one writer, and it begins once.
+                let _ = first.set(Arc::clone(block));
+            }
+            First::Moving(first) => drop(Chain::swapped(first, Some(Arc::clone(block)))),
+        }
+    }
+
+    /// Lets go of all blocks.
+    pub(super) fn clear(&self) {
+        if let First::Moving(first) = &self.first {
+            drop(Chain::swapped(first, None));
+        }
+    }
+
+    /// Lets go of the first blocks as long as `may_go` says so of what stands before the next block: its
+    /// bytes and chunks.
+    pub(super) fn trim(&self, may_go: impl Fn(u64, u64) -> bool) {
+        let (First::Moving(start), Some(old)) = (&self.first, self.first()) else {
             return;
         };
-        let (written, old) = (self.written(), self.first());
-        let mut first = &old;
-        while let Some(next) = first.next()
-            && written - next.base() >= keep
+        let mut first = Arc::clone(&old);
+        while let Some(next) = first.next().cloned()
+            && may_go(next.base(), next.first())
         {
             first = next;
         }
-        if !Arc::ptr_eq(first, &old) {
-            start.store(Arc::clone(first));
+        if !Arc::ptr_eq(&first, &old) {
+            drop(old);
+            drop(Chain::swapped(start, Some(first)));
         }
     }
 
-    /// What the [`Writer`] has appended, less what was trimmed.
-    pub(super) fn part(&self) -> Part {
-        // In this order: what is trimmed in between is still behind `first`.
-        let first = self.first();
-        let len = self.written() - first.base();
-        Part::new(first, len)
-    }
-
-    /// What [`Writers`] have published: a prefix of what they appended.
-    pub(super) fn published(&self) -> Part {
-        let first = self.first();
-        let mut block = &first;
-        let mut cursor = Cursor::default();
-        let mut len = 0;
-        loop {
-            let (entry, next) = block.read(cursor);
-            cursor = next;
-            match entry {
-                Entry::Copied(chunk) => len += chunk.len() as u64,
-                Entry::Referenced(chunk) => len += chunk.len() as u64,
-                Entry::Next(next) => (block, cursor) = (next, Cursor::default()),
-                Entry::End => break,
-            }
+    /// What a [`Writer`] has appended, less what was trimmed.
+    pub(super) fn part(&self) -> Option<Part> {
+        let first = self.first()?;
+        let mut last = Arc::clone(&first);
+        while let Some(next) = last.next().cloned() {
+            last = next;
         }
-        Part::new(first, len)
+        let len = last.end().0 - first.base();
+        Some(Part::new(first, len))
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        match &mut self.first {
+            First::Fixed(first) => drop(first.take().map(Chain::new)),
+            First::Moving(first) => drop(Chain::swapped(first, None)),
+        }
+    }
+}
+
+impl Chain {
+    /// Exchanges what `first` holds.
+    fn swapped(first: &ArcSwapOption<Block>, block: Option<Arc<Block>>) -> Option<Self> {
+        first.swap(block).map(Self::new)
     }
 }
 
 // === impl Writer ===
 
 impl Writer {
-    /// The writer of `log`, which must have no other.
-    pub(super) fn new(log: &Log) -> Self {
-        Self { last: log.first() }
+    /// Bytes and chunks of the stream up to here.
+    pub(super) fn end(&self) -> (u64, u64) {
+        self.last.block().map_or(self.start, |block| block.end_at(self.tail))
     }
 
-    /// Appends the part of `chunk` that fits into the log's limit; after a chunk that did not, nothing.
+    /// Copies a chunk to the last block. False where it does not fit there, or is to be kept by
+    /// reference.
     #[inline]
-    pub(super) fn append(&mut self, log: &Log, chunk: &Bytes) {
-        match self.last.append_alone(chunk, log.limit) {
-            Appended::Yes => log.add_written(chunk.len()),
-            Appended::Full => self.append_to_next(log, chunk),
-            Appended::OverLimit(room) => self.append_first_bytes(log, chunk, room),
+    pub(super) fn append(&mut self, chunk: &[u8], at: u64) -> bool {
+        let Some(block) = self.last.block() else {
+            return false;
+        };
+        if chunk.len() >= BY_REFERENCE {
+            return false;
+        }
+        let Some(tail) = block.append_alone(self.tail, chunk, at) else {
+            return false;
+        };
+        self.tail = tail;
+        true
+    }
+
+    /// Appends a chunk to `log`, to a new block of `pool` if need be. Whether there was such a need.
+    pub(super) fn append_to(
+        &mut self,
+        log: &Log,
+        pool: &Arc<Pool>,
+        mark: Mark,
+        chunk: &Bytes,
+        at: u64,
+    ) -> Result<bool, Refused> {
+        let by_reference = chunk.len() >= BY_REFERENCE;
+        let left = log.rules.limit - self.end().0;
+        if chunk.len() as u64 > left {
+            return Err(Refused::OverLimit(left));
+        }
+        let budget = pool.budget();
+        if by_reference && !budget.charge(chunk.len() as u64, mark) {
+            return Err(Refused::OverBudget);
+        }
+        let mut grown = false;
+        loop {
+            let tail = self.last.block().and_then(|block| {
+                if by_reference {
+                    block.refer_alone(self.tail, chunk.clone(), at)
+                } else {
+                    block.append_alone(self.tail, chunk, at)
+                }
+            });
+            if let Some(tail) = tail {
+                self.tail = tail;
+                return Ok(grown);
+            }
+            if !self.grow(log, pool, mark, chunk.len(), left) {
+                if by_reference {
+                    budget.release(chunk.len() as u64);
+                }
+                return Err(Refused::OverBudget);
+            }
+            grown = true;
         }
     }
 
-    /// As [`append`](Self::append), and lets go of what is more than `keep` bytes behind.
-    pub(super) fn append_and_trim(&mut self, log: &Log, chunk: &Bytes, keep: u64) {
-        let before = Arc::as_ptr(&self.last);
-        self.append(log, chunk);
-        if before != Arc::as_ptr(&self.last) {
-            log.trim(keep);
-        }
-    }
-
+    /// Goes on to a new block with room for a chunk of `len` bytes. False where the budget forbids it.
     #[cold]
-    fn append_to_next(&mut self, log: &Log, chunk: &Bytes) {
-        self.last = Arc::clone(log.behind(&self.last));
-        self.append(log, chunk);
+    fn grow(&mut self, log: &Log, pool: &Arc<Pool>, mark: Mark, len: usize, left: u64) -> bool {
+        let before = self.last.block().map_or(0, |block| block.capacity());
+        let place = log.rules.place(self.end(), len);
+        let Some(block) = pool.take(place, log.rules.size(before, len, left), mark) else {
+            return false;
+        };
+        match self.last.block() {
+            Some(last) => {
+                last.close();
+                // There is one writer, so nobody set it.
+                let _ = last.next().set(Arc::clone(&block));
+            }
+            None => log.set_first(&block),
+        }
+        self.last = Chain::new(block);
+        self.tail = Tail::default();
+        true
     }
 
-    /// Fills the log to its limit, so that there is no room for any later chunk.
-    #[cold]
-    fn append_first_bytes(&mut self, log: &Log, chunk: &Bytes, room: u64) {
-        if room > 0 {
-            self.append(log, &chunk.slice(..room as usize));
+    /// Closes its block, lets go of it, and goes on, in the same log or another, `bytes` and `chunks`
+    /// further.
+    pub(super) fn leave(&mut self, bytes: u64, chunks: u64) {
+        let (base, first) = self.end();
+        if let Some(last) = self.last.block() {
+            last.close();
         }
+        *self = Self { start: (base + bytes, first + chunks), ..Self::default() };
     }
 }
 
 // === impl Writers ===
 
 impl Writers {
-    /// The writers of `log`, which must have no others.
-    pub(super) fn new(log: &Log) -> Self {
-        Self { last: ArcSwap::new(log.first()) }
+    pub(super) fn new(limit: u64) -> Self {
+        Self {
+            first: Link::new(),
+            rules: Rules::limited(limit),
+            last: AtomicPtr::new(std::ptr::null_mut()),
+            overflowed: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn limit(&self) -> u64 {
+        self.rules.limit
+    }
+
+    pub(super) fn have_overflowed(&self) -> bool {
+        self.overflowed.load(Ordering::Acquire)
     }
 
     /// Bytes appended so far. A chunk that is being appended right now may be in it.
     pub(super) fn len(&self) -> u64 {
-        self.last.load().end()
+        let mut end = 0;
+        let mut block = self.last();
+        while let Some(last) = block {
+            end = last.end().0;
+            block = last.next().get();
+        }
+        end
     }
 
-    /// Appends a chunk, from any thread. False where the log's limit leaves too little room: then
-    /// nothing is appended, and no later chunk is taken either.
-    pub(super) fn append(&self, log: &Log, chunk: &Bytes) -> bool {
+    /// Appends a chunk, from any thread. False where the limit leaves too little room: then nothing is
+    /// appended, and no later chunk is taken either.
+    #[inline]
+    pub(super) fn append(&self, mut chunk: Bytes, at: u64) -> bool {
         if chunk.is_empty() {
             return true;
         }
-        while !log.has_overflowed() {
-            let last = self.last.load();
-            match last.append(chunk, log.limit) {
-                Appended::Yes => return true,
-                // Release pairs with the Acquire in `has_overflowed`.
-                Appended::OverLimit(_) => log.overflowed.store(true, Ordering::Release),
-                Appended::Full => {
-                    let next = Arc::clone(log.behind(&last));
-                    // Another thread may have moved on already: then its block is the newer one.
-                    self.last.compare_and_swap(&*last, next);
+        while !self.have_overflowed() {
+            let last = self.last();
+            if let Some(block) = last {
+                match block.append(chunk, at) {
+                    Ok(()) => return true,
+                    Err(back) => chunk = back,
                 }
             }
+            self.grow(last, chunk.len());
         }
         false
+    }
+
+    #[inline]
+    fn last(&self) -> Option<&Block> {
+        // SAFETY: what `last` points to is reached from `first` by links that are set once, so it lives as
+        // long as `self` is borrowed (invariant 7).
+        unsafe { self.last.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Goes on behind `full`, which has no room for a chunk of `len` bytes, or sees that the limit leaves
+    /// none.
+    #[cold]
+    fn grow(&self, full: Option<&Block>, len: usize) {
+        if let Some(full) = full {
+            if full.has_words_for(len) {
+                return self.refuse(full.end().0, len);
+            }
+            full.close();
+        }
+        // Final, as the block is closed.
+        let end = full.map_or((0, 0), Block::end);
+        let left = self.rules.limit - end.0;
+        if len as u64 > left {
+            return self.refuse(end.0, len);
+        }
+        let link = full.map_or(&self.first, Block::next);
+        if link.as_ptr().is_null() {
+            let before = full.map_or(0, Block::capacity);
+            let mut block = Block::new(self.rules.size(before, len, left));
+            block.place(self.rules.place(end, len), None);
+            // Whoever loses the race goes on with the other's.
+            let _ = link.set(Arc::new(block));
+        }
+        let old = full.map_or(std::ptr::null_mut(), |full| std::ptr::from_ref(full).cast_mut());
+        // Where it fails somebody has gone on already. Release pairs with the Acquire in `last`.
+        let _ = self.last.compare_exchange(old, link.as_ptr(), Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// Takes nothing more, if `len` bytes are too many behind `end`.
+    fn refuse(&self, end: u64, len: usize) {
+        if len as u64 > self.rules.limit - end {
+            // Release pairs with the Acquire in `have_overflowed`.
+            self.overflowed.store(true, Ordering::Release);
+        }
+    }
+
+    /// What is published: a prefix of what was appended.
+    pub(super) fn published(&self) -> Option<Part> {
+        let first = self.first.cloned()?;
+        let mut block = &*first;
+        let mut cursor = Cursor::default();
+        let mut len = 0;
+        loop {
+            let (entry, next) = block.read(cursor);
+            cursor = next;
+            match entry {
+                Entry::Chunk(chunk) => len += chunk.len() as u64,
+                Entry::Next(link) => match link.get() {
+                    Some(next) => (block, cursor) = (next, Cursor::default()),
+                    None => break,
+                },
+                Entry::End => break,
+            }
+        }
+        Some(Part::new(Arc::clone(&first), len))
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        drop(self.first.take().map(Chain::new));
     }
 }

@@ -7,17 +7,28 @@ use std::sync::Arc;
 use bytes::Bytes;
 use loom::thread;
 
-use super::block::{Appended, Block, Cursor, Entry};
+use super::block::{Block, Cursor, Entry, Place, Tail};
+use super::content::Content;
+use super::link::Link;
+use super::log::{Log, Rules, Writer, Writers};
+use crate::budget::Mark;
 
 const A: Bytes = Bytes::from_static(b"aaaaaaaaaaa");
 const B: Bytes = Bytes::from_static(b"bbbbb");
+
+/// A block for `bytes` bytes of memory and at most `room` bytes of content.
+fn block(bytes: usize, room: u64) -> Block {
+    let mut block = Block::new(bytes);
+    block.place(Place { room, ..Place::default() }, None);
+    block
+}
 
 /// The published chunks of a block.
 fn chunks(block: &Block) -> Vec<Vec<u8>> {
     let mut chunks = Vec::new();
     let mut cursor = Cursor::default();
-    while let (Entry::Copied(chunk), next) = block.read(cursor) {
-        chunks.push(chunk.to_vec());
+    while let (Entry::Chunk(chunk), next) = block.read(cursor) {
+        chunks.push(chunk.bytes().to_vec());
         cursor = next;
     }
     chunks
@@ -30,61 +41,110 @@ fn assert_whole(chunks: &[Vec<u8>]) {
 #[test]
 fn no_chunk_is_torn_or_lost_when_two_append() {
     loom::model(|| {
-        let block = Arc::new(Block::new(0, 64, u64::MAX, None));
+        let block = Arc::new(block(64, 100));
         let other = Arc::clone(&block);
-        let writer = thread::spawn(move || assert_eq!(other.append(&A, 100), Appended::Yes));
-        assert_eq!(block.append(&B, 100), Appended::Yes);
+        let writer = thread::spawn(move || other.append(A, 0).unwrap());
+        block.append(B, 0).unwrap();
         assert_whole(&chunks(&block));
         writer.join().unwrap();
         assert_eq!(chunks(&block).len(), 2);
-        assert_eq!(block.end(), 16);
+        assert_eq!(block.end(), (16, 2));
     });
 }
 
 #[test]
 fn the_bound_holds_when_two_race_for_the_last_room() {
     loom::model(|| {
-        let block = Arc::new(Block::new(0, 64, u64::MAX, None));
+        let block = Arc::new(block(64, 12));
         let other = Arc::clone(&block);
-        let writer = thread::spawn(move || other.append(&A, 12) == Appended::Yes);
-        let here = block.append(&B, 12) == Appended::Yes;
+        let writer = thread::spawn(move || other.append(A, 0).is_ok());
+        let here = block.append(B, 0).is_ok();
         let there = writer.join().unwrap();
         assert!(here != there, "one of them has room, not both");
-        assert!(block.end() <= 12);
+        assert!(block.end().0 <= 12);
     });
 }
 
 #[test]
-fn a_closed_block_stays_as_it_is_when_two_close_it() {
+fn a_closed_block_stays_as_it_is_when_one_closes_it_and_one_appends() {
     loom::model(|| {
-        // Room for one of the chunks.
-        let block = Arc::new(Block::new(0, 24, u64::MAX, None));
+        let block = Arc::new(block(64, 100));
         let other = Arc::clone(&block);
-        let writer = thread::spawn(move || other.append(&A, 100) == Appended::Yes);
-        let here = block.append(&A, 100) == Appended::Yes;
-        let there = writer.join().unwrap();
-        assert!(here != there);
+        let writer = thread::spawn(move || other.append(A, 0).is_ok());
+        block.close();
         let end = block.end();
-        assert_eq!(block.append(&B, 100), Appended::Full);
-        assert_eq!((end, block.end(), chunks(&block).len()), (11, 11, 1));
+        let appended = writer.join().unwrap();
+        assert_eq!((end, block.end()), if appended { ((11, 1), (11, 1)) } else { ((0, 0), (0, 0)) });
+        assert!(block.append(B, 0).is_err());
+        assert_eq!(chunks(&block).len() as u64, end.1);
     });
 }
 
 #[test]
 fn a_reader_of_a_lone_writer_sees_a_prefix_and_all_that_is_claimed() {
     loom::model(|| {
-        let block = Arc::new(Block::new(0, 64, u64::MAX, None));
+        let block = Arc::new(block(64, 100));
         let other = Arc::clone(&block);
         let writer = thread::spawn(move || {
-            assert_eq!(other.append_alone(&A, 100), Appended::Yes);
-            assert_eq!(other.append_alone(&B, 100), Appended::Yes);
+            let tail = other.append_alone(Tail::default(), &A, 0).unwrap();
+            other.append_alone(tail, &B, 0).unwrap();
         });
-        let claimed = block.end();
+        let claimed = block.end().0;
         let seen = chunks(&block);
         assert_whole(&seen);
         let bytes: usize = seen.iter().map(Vec::len).sum();
         assert!(bytes as u64 >= claimed, "{bytes} of {claimed} claimed bytes");
         assert!(seen.first().is_none_or(|first| *first == A));
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_link_that_two_set_is_set_once() {
+    loom::model(|| {
+        let link = Arc::new(Link::new());
+        let other = Arc::clone(&link);
+        let setter = thread::spawn(move || other.set(Arc::new(block(16, 1))).is_ok());
+        let here = link.set(Arc::new(block(16, 2))).is_ok();
+        let there = setter.join().unwrap();
+        assert!(here != there);
+        // Only the one that was set here has room for two bytes.
+        assert_eq!(link.get().unwrap().append(B.slice(..2), 0).is_ok(), here);
+        drop(Arc::into_inner(link).and_then(|mut link| link.take()));
+    });
+}
+
+#[test]
+fn no_chunk_is_lost_or_doubled_when_two_go_on_to_a_new_block() {
+    loom::model(|| {
+        // Under loom a block has room for two of the chunks.
+        let log = Arc::new(Writers::new(100));
+        assert!(log.append(A, 0) && log.append(A, 0));
+        let other = Arc::clone(&log);
+        let writer = thread::spawn(move || assert!(other.append(B, 0)));
+        assert!(log.append(B, 0));
+        writer.join().unwrap();
+        assert_eq!(log.len(), 32);
+        let content = Content::new(log.published(), None, false);
+        assert_eq!(content.chunks().collect::<Vec<_>>(), [A, A, B, B]);
+    });
+}
+
+#[test]
+fn a_snapshot_across_a_new_block_is_a_prefix() {
+    loom::model(|| {
+        let log = Arc::new(Log::fixed(Rules::limited(100)));
+        let other = Arc::clone(&log);
+        let writer = thread::spawn(move || {
+            let (pool, mut writer) = (Arc::default(), Writer::default());
+            for chunk in [A, A, B] {
+                writer.append_to(&other, &pool, Mark::Full, &chunk, 0).unwrap();
+            }
+        });
+        let content = Content::new(log.part(), None, false);
+        let seen: Vec<_> = content.chunks().collect();
+        assert!([A, A, B].starts_with(&seen), "{seen:?}");
+        assert_eq!(content.len(), seen.iter().map(Bytes::len).sum::<usize>());
         writer.join().unwrap();
     });
 }

@@ -1,18 +1,23 @@
-//! Memory for blocks, kept between streams.
+//! Blocks, kept between streams, and the budget that those in use are charged to.
+
+use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 
-use super::words::AtomicU64;
+use super::block::{Block, Place};
+use crate::budget::{Mark, MemoryBudget};
 
-/// The memory of one block.
-pub(super) type Words = Box<[AtomicU64]>;
+/// The sizes of blocks in bytes: powers of two, from this to that.
+pub(super) const SMALLEST: usize = if cfg!(accumulator_loom) { 64 } else { 1024 };
+pub(super) const LARGEST: usize = if cfg!(accumulator_loom) { SMALLEST } else { 64 * 1024 };
 
-/// The two sizes of blocks, in bytes. Any chunk that is copied fits in the smaller one.
-pub(super) const SMALL: usize = 4 * 1024;
-pub(super) const LARGE: usize = 16 * 1024;
+const SIZES: usize = (LARGEST / SMALLEST).ilog2() as usize + 1;
 
-/// Pieces of each size that are kept: at most 5 MiB in all.
-const KEPT: usize = 256;
+/// Bytes of each size that are kept: 7 MiB in all at the most.
+const KEPT: usize = 1024 * 1024;
+
+/// What a block takes beside its words.
+const BESIDE: u64 = 128;
 
 /// A bounded lock-free pool of the blocks of a layer's streams.
 ///
@@ -20,40 +25,53 @@ const KEPT: usize = 256;
 /// use it: its readers never look beyond what the writer has claimed.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    small: ArrayQueue<Words>,
-    large: ArrayQueue<Words>,
-}
-
-/// New words, all zero.
-pub(super) fn zeroed(bytes: usize) -> Words {
-    (0..bytes / 8).map(|_| AtomicU64::new(0)).collect()
+    sizes: [ArrayQueue<Arc<Block>>; SIZES],
+    budget: MemoryBudget,
 }
 
 // === impl Pool ===
 
 impl Pool {
-    pub(super) fn take(&self, bytes: usize) -> Words {
-        self.of(bytes).and_then(ArrayQueue::pop).unwrap_or_else(|| zeroed(bytes))
+    pub(crate) fn new(budget: MemoryBudget) -> Self {
+        Self { sizes: std::array::from_fn(|n| ArrayQueue::new(KEPT / (SMALLEST << n))), budget }
     }
 
-    pub(super) fn give(&self, words: Words) {
-        if let Some(kept) = self.of(words.len() * 8) {
+    pub(crate) fn budget(&self) -> &MemoryBudget {
+        &self.budget
+    }
+
+    /// A block of `bytes`, a power of two, unless the budget does not allow for it.
+    pub(super) fn take(self: &Arc<Self>, place: Place, bytes: usize, mark: Mark) -> Option<Arc<Block>> {
+        if !self.budget.charge(bytes as u64 + BESIDE, mark) {
+            return None;
+        }
+        let kept = self.of(bytes).and_then(ArrayQueue::pop);
+        let mut block = kept.unwrap_or_else(|| Arc::new(Block::new(bytes)));
+        let owned = Arc::get_mut(&mut block).expect("what is in the pool is referred to from there alone");
+        owned.place(place, Some(Arc::clone(self)));
+        Some(block)
+    }
+
+    /// Takes back a block's charge, with `referenced` bytes that it kept by reference.
+    pub(super) fn release(&self, bytes: usize, referenced: u64) {
+        self.budget.release(bytes as u64 + BESIDE + referenced);
+    }
+
+    /// Keeps a block that nobody uses, if there is room.
+    pub(super) fn keep(&self, block: Arc<Block>) {
+        if let Some(size) = self.of(block.capacity()) {
             // What does not fit is freed.
-            let _ = kept.push(words);
+            let _ = size.push(block);
         }
     }
 
-    fn of(&self, bytes: usize) -> Option<&ArrayQueue<Words>> {
-        match bytes {
-            SMALL => Some(&self.small),
-            LARGE => Some(&self.large),
-            _ => None,
-        }
+    fn of(&self, bytes: usize) -> Option<&ArrayQueue<Arc<Block>>> {
+        self.sizes.get((bytes / SMALLEST).checked_ilog2()? as usize)
     }
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { small: ArrayQueue::new(KEPT), large: ArrayQueue::new(KEPT) }
+        Self::new(MemoryBudget::unlimited())
     }
 }

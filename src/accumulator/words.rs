@@ -1,4 +1,4 @@
-//! Copying bytes in and out of a block's words: the only `unsafe` code of the crate.
+//! Copies bytes into and out of a block's words, and keeps large chunks in them.
 //!
 //! A block's words are atomics because headers and content share them. Content is written before, and
 //! read after, an atomic header says that it is there, so it needs no atomic access: one copy of the whole
@@ -6,11 +6,27 @@
 //! --bench frames`). Under loom, which does not see such copies, words are written and read one by one,
 //! so that it checks that very order.
 
+use bytes::Bytes;
+
 #[cfg(not(accumulator_loom))]
-pub(super) use std::sync::atomic::AtomicU64;
+pub(super) use std::sync::atomic::{AtomicPtr, AtomicU64};
 
 #[cfg(accumulator_loom)]
-pub(super) use loom::sync::atomic::AtomicU64;
+pub(super) use loom::sync::atomic::{AtomicPtr, AtomicU64};
+
+/// The memory of one block.
+pub(super) type Words = Box<[AtomicU64]>;
+
+/// Words that a chunk which is kept by reference takes.
+pub(super) const REFERENCE: usize = size_of::<Bytes>() / 8;
+
+const _: () = assert!(size_of::<Bytes>().is_multiple_of(8) && align_of::<Bytes>() <= align_of::<u64>());
+
+/// New words, all zero.
+pub(super) fn zeroed(bytes: usize) -> Words {
+    // In this form the allocator does the zeroing, and the words are not copied.
+    vec![0; bytes / 8].into_iter().map(AtomicU64::new).collect()
+}
 
 /// Copies `bytes` into `words`.
 ///
@@ -32,28 +48,91 @@ pub(super) unsafe fn write(words: &[AtomicU64], bytes: &[u8]) {
 ///
 /// # Safety
 ///
-/// The bytes must have been published, seen with an Acquire load, and never be written again.
+/// The bytes must have been published, seen with an Acquire load, and not be written again while `words`
+/// is borrowed.
 #[cfg(not(accumulator_loom))]
-pub(super) unsafe fn read(words: &[AtomicU64], len: usize) -> Vec<u8> {
+pub(super) unsafe fn read(words: &[AtomicU64], len: usize) -> &[u8] {
     assert!(len <= size_of_val(words));
     // SAFETY: in bounds by the assertion, initialised because words always are, and not written while the
     // slice lives, for which the caller vouches.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), len) }.to_vec()
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), len) }
+}
+
+/// Moves `chunk` into `words`. Whoever owns the words must [`take`] it out again, or it leaks.
+///
+/// # Safety
+///
+/// As for [`write`].
+#[cfg(not(accumulator_loom))]
+#[inline]
+pub(super) unsafe fn put(words: &[AtomicU64], chunk: Bytes) {
+    assert!(words.len() >= REFERENCE);
+    let target = words.as_ptr().cast::<Bytes>().cast_mut();
+    // SAFETY: large enough by the assertion and aligned by the one above; otherwise as in `write`.
+    unsafe { target.write(chunk) }
+}
+
+/// The chunk in `words`.
+///
+/// # Safety
+///
+/// It must have been [`put`] there, its publication been seen with an Acquire load, and it must not be
+/// taken out while `words` is borrowed.
+#[cfg(not(accumulator_loom))]
+pub(super) unsafe fn get(words: &[AtomicU64]) -> Bytes {
+    assert!(words.len() >= REFERENCE);
+    // SAFETY: the caller vouches that there is a chunk, which nobody changes meanwhile.
+    unsafe { &*words.as_ptr().cast::<Bytes>() }.clone()
+}
+
+/// Takes the chunk out of `words`.
+///
+/// # Safety
+///
+/// It must have been [`put`] there, and not been taken out before.
+#[cfg(not(accumulator_loom))]
+pub(super) unsafe fn take(words: &mut [AtomicU64]) -> Bytes {
+    assert!(words.len() >= REFERENCE);
+    // SAFETY: the caller vouches that there is a chunk that nobody else takes; the exclusive borrow, that
+    // nobody reads it.
+    unsafe { words.as_mut_ptr().cast::<Bytes>().read() }
 }
 
 #[cfg(accumulator_loom)]
-pub(super) unsafe fn write(words: &[AtomicU64], bytes: &[u8]) {
-    for (word, bytes) in words.iter().zip(bytes.chunks(8)) {
-        let mut padded = [0; 8];
-        padded[..bytes.len()].copy_from_slice(bytes);
-        word.store(u64::from_ne_bytes(padded), std::sync::atomic::Ordering::Relaxed);
+pub(super) use self::one_by_one::{get, put, read, take, write};
+
+#[cfg(accumulator_loom)]
+mod one_by_one {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::{AtomicU64, Bytes};
+
+    pub(in super::super) unsafe fn write(words: &[AtomicU64], bytes: &[u8]) {
+        for (word, bytes) in words.iter().zip(bytes.chunks(8)) {
+            let mut padded = [0; 8];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_ne_bytes(padded), Relaxed);
+        }
     }
-}
 
-#[cfg(accumulator_loom)]
-pub(super) unsafe fn read(words: &[AtomicU64], len: usize) -> Vec<u8> {
-    let load = |word: &AtomicU64| word.load(std::sync::atomic::Ordering::Relaxed).to_ne_bytes();
-    let mut bytes: Vec<u8> = words.iter().flat_map(load).collect();
-    bytes.truncate(len);
-    bytes
+    pub(in super::super) unsafe fn read(words: &[AtomicU64], len: usize) -> Vec<u8> {
+        let load = |word: &AtomicU64| word.load(Relaxed).to_ne_bytes();
+        let mut bytes: Vec<u8> = words.iter().flat_map(load).collect();
+        bytes.truncate(len);
+        bytes
+    }
+
+    pub(in super::super) unsafe fn put(words: &[AtomicU64], chunk: Bytes) {
+        words[0].store(Box::into_raw(Box::new(chunk)) as u64, Relaxed);
+    }
+
+    pub(in super::super) unsafe fn get(words: &[AtomicU64]) -> Bytes {
+        // SAFETY: made by `put`; the caller vouches that it was not taken.
+        unsafe { &*(words[0].load(Relaxed) as *const Bytes) }.clone()
+    }
+
+    pub(in super::super) unsafe fn take(words: &mut [AtomicU64]) -> Bytes {
+        // SAFETY: made by `put`; the caller vouches that it was not taken.
+        *unsafe { Box::from_raw(words[0].load(Relaxed) as *mut Bytes) }
+    }
 }

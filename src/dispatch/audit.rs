@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use crate::budget::MemoryBudget;
 use crate::outcome::Outcome;
 
 /// The state of a layer's accounts: what came in, what was settled, what was delivered.
@@ -23,6 +24,9 @@ pub struct Audit {
     pub(super) cancelled: u64,
     pub(super) failed: u64,
     pub(super) interrupted: u64,
+    pub(super) memory_used: u64,
+    pub(super) memory_peak: u64,
+    pub(super) memory_limit: Option<u64>,
     pub(super) hooks: Vec<HookAudit>,
 }
 
@@ -79,7 +83,7 @@ impl Counts {
         self.in_flight.load(SeqCst)
     }
 
-    pub(super) fn audit(&self, hooks: Vec<HookAudit>) -> Audit {
+    pub(super) fn audit(&self, hooks: Vec<HookAudit>, budget: &MemoryBudget) -> Audit {
         Audit {
             opened: self.opened.load(SeqCst),
             in_flight: self.in_flight(),
@@ -89,6 +93,9 @@ impl Counts {
             cancelled: self.cancelled.load(SeqCst),
             failed: self.failed.load(SeqCst),
             interrupted: self.interrupted.load(SeqCst),
+            memory_used: budget.used(),
+            memory_peak: budget.peak(),
+            memory_limit: budget.limit(),
             hooks,
         }
     }
@@ -126,6 +133,22 @@ impl Audit {
     /// Streams that ended: each has exactly one record.
     pub fn settled(&self) -> u64 {
         self.completed + self.cancelled + self.failed + self.interrupted
+    }
+
+    /// Bytes of content in memory now, of running streams and of records that somebody still holds; with a
+    /// shared [`MemoryBudget`], of all its layers.
+    pub fn memory_used(&self) -> u64 {
+        self.memory_used
+    }
+
+    /// The most bytes that [`memory_used`](Self::memory_used) ever was.
+    pub fn memory_peak(&self) -> u64 {
+        self.memory_peak
+    }
+
+    /// The budget's bound; `None` where there is none.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.memory_limit
     }
 
     /// Calls that got a 503 because no slot was free, or after the shutdown began. They have no record.

@@ -13,6 +13,7 @@ mod audit;
 mod dead_letter;
 mod lane;
 mod shutdown;
+mod watchdog;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
@@ -29,8 +30,11 @@ pub use self::dead_letter::DeadLetter;
 pub(crate) use self::lane::OnDeadLetter;
 use self::lane::{Lane, Rules};
 pub use self::shutdown::ShutdownReport;
+use self::watchdog::Watchdog;
+use crate::budget::MemoryBudget;
 use crate::hook::ErasedHook;
 use crate::id::StreamId;
+use crate::limits::TimeLimits;
 use crate::pipeline::{Settle, StreamHandle};
 use crate::record::Account;
 use crate::retry::RetryPolicy;
@@ -43,23 +47,40 @@ pub(crate) struct Config<C> {
     pub(crate) max_in_flight: usize,
     pub(crate) dead_letters: usize,
     pub(crate) on_dead_letter: Option<OnDeadLetter<C>>,
+    pub(crate) limits: TimeLimits,
+    pub(crate) budget: MemoryBudget,
 }
+
+/// The streams in flight.
+type Streams = SkipMap<StreamId, Weak<dyn Settle>>;
 
 /// Admits streams, keeps the list of those in flight, and delivers their records.
 pub(crate) struct Dispatcher<C> {
     slots: Arc<Semaphore>,
     counts: Counts,
-    streams: SkipMap<StreamId, Weak<dyn Settle>>,
+    streams: Arc<Streams>,
     lanes: Box<[Lane<C>]>,
     rules: Arc<Rules<C>>,
+    watchdog: Watchdog,
+    budget: MemoryBudget,
     token: CancellationToken,
+    closing: CancellationToken,
 }
 
 // === impl Dispatcher ===
 
 impl<C: Send + Sync + 'static> Dispatcher<C> {
     pub(crate) fn new(config: Config<C>, hooks: Vec<Box<dyn ErasedHook<C>>>) -> Self {
-        let Config { retry, hook_timeout, workers, max_in_flight, dead_letters, on_dead_letter } = config;
+        let Config {
+            retry,
+            hook_timeout,
+            workers,
+            max_in_flight,
+            dead_letters,
+            on_dead_letter,
+            limits,
+            budget,
+        } = config;
         let rules = Arc::new(Rules {
             retry,
             hook_timeout,
@@ -76,28 +97,38 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
         Self {
             slots: Arc::new(Semaphore::new(max_in_flight)),
             counts: Counts::default(),
-            streams: SkipMap::new(),
+            streams: Arc::default(),
             lanes: lanes.map(|(hook, name)| Lane::new(hook, name, &rules)).collect(),
             rules,
+            watchdog: Watchdog::new(limits),
+            budget,
             token: CancellationToken::new(),
+            closing: CancellationToken::new(),
         }
     }
 
     /// Starts the workers that do not run, if the caller is inside a runtime.
     pub(crate) fn start(&self) {
-        if self.lanes.iter().all(Lane::is_running) || self.rules.stop.is_cancelled() {
+        let all_run = self.watchdog.is_running() && self.lanes.iter().all(Lane::is_running);
+        if all_run || self.rules.stop.is_cancelled() {
             return;
         }
         if let Ok(runtime) = Handle::try_current() {
             for lane in &self.lanes {
                 lane.start(&runtime);
             }
+            self.watchdog.start(&runtime, &self.streams, &self.rules.stop);
         }
     }
 
     /// The token of which every stream's token is a child.
     pub(crate) fn token(&self) -> &CancellationToken {
         &self.token
+    }
+
+    /// What the memory of its streams is charged to.
+    pub(crate) fn budget(&self) -> &MemoryBudget {
+        &self.budget
     }
 
     pub(crate) fn slots(&self) -> &Arc<Semaphore> {
@@ -112,6 +143,12 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
     /// Admits nothing from now on; calls that wait for a slot are rejected.
     fn close(&self) {
         self.slots.close();
+        self.closing.cancel();
+    }
+
+    /// Cancelled when the shutdown begins.
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.closing
     }
 
     /// A call got a 503.
@@ -155,7 +192,7 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
     }
 
     pub(crate) fn audit(&self) -> Audit {
-        self.counts.audit(self.lanes.iter().map(Lane::audit).collect())
+        self.counts.audit(self.lanes.iter().map(Lane::audit).collect(), &self.budget)
     }
 
     pub(crate) fn dead_letters(&self) -> Vec<DeadLetter<C>> {

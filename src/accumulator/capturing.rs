@@ -1,0 +1,226 @@
+//! The accumulator of one stream: what its capture keeps, and what its taps are to read.
+//!
+//! Two logs follow each other. The *head* takes chunks up to the capture's limit and keeps them all. Then
+//! the *live* log goes on: it is trimmed as it grows, to what a tail is to keep and to what taps may still
+//! read. A stream that is only captured from its head never has a live log, and one that is neither
+//! captured nor tapped has none of the two.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use super::block::Block;
+use super::capture::Capture;
+use super::content::Content;
+use super::log::{Log, Refused, Rules, Writer};
+use super::pool::Pool;
+use crate::budget::Mark;
+
+/// Bytes of the tail that a stream keeps in place of its head while memory is short.
+const SHORT_TAIL: u64 = 16 * 1024;
+
+/// Bytes of chunks for taps by which the blocks of a live log are sized that keeps no tail.
+const FOR_TAPS: u64 = 64 * 1024;
+
+/// What the accumulators of a layer's streams are made by.
+#[derive(Debug)]
+pub(crate) struct Keeping {
+    pub(crate) capture: Capture,
+    pub(crate) pool: Arc<Pool>,
+    /// Chunks that stay readable for a tap that is behind.
+    pub(crate) buffer_limit: u64,
+}
+
+/// The accumulator of one stream.
+#[derive(Debug)]
+pub(crate) struct Capturing {
+    keeping: Arc<Keeping>,
+    head: Option<Log>,
+    live: OnceLock<Box<Log>>,
+    /// Bytes of the live log that are part of the content.
+    keep: AtomicU64,
+    watched: AtomicBool,
+}
+
+/// The writing end of a [`Capturing`], for the one task that polls the body.
+#[derive(Debug, Default)]
+pub(crate) struct CaptureWriter {
+    writer: Writer,
+    place: Place,
+}
+
+/// Where chunks go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    Head,
+    Live,
+    #[default]
+    Nowhere,
+}
+
+// === impl Capturing ===
+
+impl Capturing {
+    pub(crate) fn new(keeping: &Arc<Keeping>) -> Self {
+        let (head, keep) = keeping.capture.limits();
+        Self {
+            keeping: Arc::clone(keeping),
+            head: (head > 0).then(|| Log::fixed(Rules::limited(head))),
+            live: OnceLock::new(),
+            keep: AtomicU64::new(keep),
+            watched: AtomicBool::new(false),
+        }
+    }
+
+    /// The writing end. There must be one only.
+    pub(crate) fn writer(&self) -> CaptureWriter {
+        let place = match self.head {
+            Some(_) => Place::Head,
+            None if self.keep() > 0 => Place::Live,
+            None => Place::Nowhere,
+        };
+        CaptureWriter { writer: Writer::default(), place }
+    }
+
+    /// Whether somebody reads chunks while the stream runs.
+    #[inline]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_watched(&self, watched: bool) {
+        self.watched.store(watched, Ordering::SeqCst);
+    }
+
+    /// Keeps what is to be kept of `chunk`, which is not empty and arrived `at`, in units of 1,024 ns.
+    /// `writer` is the one that was made here.
+    #[inline]
+    pub(crate) fn append(&self, writer: &mut CaptureWriter, chunk: &Bytes, at: u64) {
+        if !writer.writer.append(chunk, at) {
+            self.append_slowly(writer, chunk, at);
+        }
+    }
+
+    /// Begins to write for taps, where nothing was written so far: the stream stands at so many bytes and
+    /// chunks.
+    #[cold]
+    pub(crate) fn resume(&self, writer: &mut CaptureWriter, bytes: u64, chunks: u64) {
+        let (at_bytes, at_chunks) = writer.writer.end();
+        writer.writer.leave(bytes.saturating_sub(at_bytes), chunks.saturating_sub(at_chunks));
+        writer.place = Place::Live;
+    }
+
+    #[cold]
+    fn append_slowly(&self, writer: &mut CaptureWriter, chunk: &Bytes, at: u64) {
+        let mut chunk = chunk.clone();
+        while !chunk.is_empty() {
+            match (writer.place, &self.head) {
+                (Place::Head, Some(head)) => chunk = self.append_to_head(writer, head, chunk, at),
+                (Place::Live, _) => return self.append_to_live(writer, &chunk, at),
+                _ => return,
+            }
+        }
+    }
+
+    /// What of `chunk` the head did not take.
+    fn append_to_head(&self, writer: &mut CaptureWriter, head: &Log, chunk: Bytes, at: u64) -> Bytes {
+        let pool = &self.keeping.pool;
+        let appended = writer.writer.append_to(head, pool, Mark::Head, &chunk, at);
+        let rest = match appended {
+            Ok(_) => return Bytes::new(),
+            Err(Refused::OverLimit(0)) => chunk,
+            Err(Refused::OverLimit(room)) => {
+                let mut rest = chunk;
+                let first = rest.split_to(room as usize);
+                if writer.writer.append_to(head, pool, Mark::Head, &first, at).is_err() {
+                    // Content may end earlier, but not have a hole.
+                    rest = Bytes::new();
+                }
+                rest
+            }
+            Err(Refused::OverBudget) => {
+                self.keep.store(SHORT_TAIL, Ordering::Relaxed);
+                chunk
+            }
+        };
+        writer.writer.leave(0, 0);
+        writer.place = if self.keep() > 0 || self.is_watched() { Place::Live } else { Place::Nowhere };
+        rest
+    }
+
+    fn append_to_live(&self, writer: &mut CaptureWriter, chunk: &Bytes, at: u64) {
+        let (watched, keep) = (self.is_watched(), self.keep());
+        let live = self
+            .live
+            .get_or_init(|| Box::new(Log::moving(Rules::trimmed(if keep > 0 { keep } else { FOR_TAPS }))));
+        if keep == 0 && !watched {
+            // The last tap is gone.
+            writer.writer.leave(0, 0);
+            writer.place = Place::Nowhere;
+            return live.clear();
+        }
+        let excess = if watched { 0 } else { (chunk.len() as u64).saturating_sub(keep) };
+        let kept = chunk.slice(excess as usize..);
+        let mark = if watched { Mark::Full } else { Mark::Tail };
+        match writer.writer.append_to(live, &self.keeping.pool, mark, &kept, at) {
+            Ok(grown) => {
+                if grown {
+                    self.trim(live, writer.writer.end(), keep, watched);
+                }
+            }
+            Err(_) => {
+                // The tail would not be the stream's last bytes any more.
+                self.keep.store(0, Ordering::Relaxed);
+                live.clear();
+                writer.writer.leave(chunk.len() as u64, 1);
+                if !watched {
+                    writer.place = Place::Nowhere;
+                }
+            }
+        }
+    }
+
+    fn trim(&self, live: &Log, end: (u64, u64), keep: u64, watched: bool) {
+        let chunks = if watched { self.keeping.buffer_limit } else { 0 };
+        live.trim(|bytes_before, chunks_before| {
+            end.0 - bytes_before >= keep && end.1 - chunks_before >= chunks
+        });
+    }
+
+    fn keep(&self) -> u64 {
+        self.keep.load(Ordering::Relaxed)
+    }
+
+    /// The first block of the head, and of the live log.
+    pub(super) fn firsts(&self) -> [Option<Arc<Block>>; 2] {
+        let live = self.live.get().and_then(|live| live.first());
+        [self.head.as_ref().and_then(Log::first), live]
+    }
+
+    /// What is kept of a stream of `pulled` bytes.
+    pub(crate) fn snapshot(&self, pulled: u64) -> Content {
+        // The live log first: once there is one, the head is complete, and there is no hole between.
+        let keep = self.keep();
+        let live = self.live.get().filter(|_| keep > 0).and_then(|live| live.part());
+        let head = self.head.as_ref().and_then(Log::part);
+        let content = Content::new(head, live.map(|live| live.last(keep)), false);
+        let kept = content.len() as u64;
+        content.truncated(kept < pulled)
+    }
+}
+
+// === impl CaptureWriter ===
+
+impl CaptureWriter {
+    /// Whether chunks are written nowhere.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.place == Place::Nowhere
+    }
+
+    /// Chunks of the stream up to here, where it is not idle.
+    pub(crate) fn chunks(&self) -> u64 {
+        self.writer.end().1
+    }
+}

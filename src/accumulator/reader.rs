@@ -1,0 +1,125 @@
+//! A cursor in a stream that is being written.
+
+use std::sync::{Arc, Weak};
+
+use super::block::{Block, Cursor, Entry};
+use super::capturing::Capturing;
+use super::content::StreamChunk;
+
+/// Reads the chunks of a [`Capturing`] one by one, from the first that is kept.
+///
+/// It keeps nothing alive: what is trimmed before it was read is missed, and counted.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    block: Weak<Block>,
+    cursor: Cursor,
+    started: bool,
+    /// Chunks of the stream before the next one.
+    index: u64,
+}
+
+/// What a [`Reader`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    Chunk(StreamChunk),
+    /// So many chunks are gone, and the next one is there.
+    Missed(u64),
+    /// There is nothing more yet.
+    Nothing,
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// Chunks of the stream that it has read or missed.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Chunks that are written and not read.
+    pub(crate) fn lag(&self, capturing: &Capturing) -> u64 {
+        let block = self.block.upgrade();
+        let mut end = block.as_ref().map_or(0, |block| last_of(block).end().1);
+        for first in capturing.firsts().iter().flatten() {
+            end = end.max(last_of(first).end().1);
+        }
+        end.saturating_sub(self.index)
+    }
+
+    /// The next chunk, or how many were missed before it.
+    pub(crate) fn read(&mut self, capturing: &Capturing) -> Read {
+        self.step(capturing, |chunk| Some(StreamChunk::new(chunk.bytes(), chunk.at())))
+    }
+
+    /// Passes over chunks that are more than `lag` behind the last one; how many.
+    pub(crate) fn skip_to(&mut self, capturing: &Capturing, lag: u64) -> u64 {
+        let excess = self.lag(capturing).saturating_sub(lag);
+        let (before, target) = (self.index, self.index + excess);
+        while self.index < target && self.step(capturing, |_| None) != Read::Nothing {}
+        self.index - before
+    }
+
+    /// One chunk further. What is not made of it is reported as missed.
+    fn step(
+        &mut self,
+        capturing: &Capturing,
+        make: impl Fn(super::block::Found<'_>) -> Option<StreamChunk>,
+    ) -> Read {
+        loop {
+            let Some(block) = self.block.upgrade() else {
+                match self.go_to_first(capturing) {
+                    Some(0) => continue,
+                    Some(missed) => return Read::Missed(missed),
+                    None => return Read::Nothing,
+                }
+            };
+            let (entry, next) = block.read(self.cursor);
+            match entry {
+                Entry::Chunk(chunk) => {
+                    self.cursor = next;
+                    self.index += 1;
+                    return make(chunk).map_or(Read::Missed(1), Read::Chunk);
+                }
+                Entry::Next(link) => {
+                    if let Some(next) = link.cloned()
+                        && let missed @ 1.. = self.go_to(&next)
+                    {
+                        return Read::Missed(missed);
+                    }
+                }
+                // The head may have ended here, or its writer may have left a gap.
+                Entry::End if block.is_closed() => match self.go_to_first(capturing) {
+                    Some(0) => {}
+                    Some(missed) => return Read::Missed(missed),
+                    None => return Read::Nothing,
+                },
+                Entry::End => return Read::Nothing,
+            }
+        }
+    }
+
+    /// Goes to the first block that is kept of what it has not read; how many chunks are missed by that.
+    fn go_to_first(&mut self, capturing: &Capturing) -> Option<u64> {
+        let ahead = |block: &&Arc<Block>| !self.started || block.first() >= self.index;
+        let firsts = capturing.firsts();
+        let first = firsts.iter().flatten().find(ahead)?;
+        Some(self.go_to(first))
+    }
+
+    fn go_to(&mut self, block: &Arc<Block>) -> u64 {
+        let missed = if self.started { block.first().saturating_sub(self.index) } else { 0 };
+        self.started = true;
+        self.index = self.index.max(block.first());
+        self.block = Arc::downgrade(block);
+        self.cursor = Cursor::default();
+        missed
+    }
+}
+
+fn last_of(first: &Arc<Block>) -> Arc<Block> {
+    let mut last = Arc::clone(first);
+    while let Some(next) = last.next().cloned() {
+        last = next;
+    }
+    last
+}
