@@ -131,7 +131,7 @@ where
             let error = error.clone().into();
             return this.end_with(error);
         }
-        if this.tee.is_paced || pipeline.capture().is_watched() {
+        if this.tee.is_paced || pipeline.capture().is_gated() {
             match this.tee.poll_gate(cx, pipeline) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return this.limit(error),

@@ -1,7 +1,9 @@
 //! The layer's builder.
 
+use std::env;
 use std::fmt;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use tokio::sync::Semaphore;
 
-use crate::accumulator::{Capture, Keeping, Pool};
+use crate::accumulator::{Archivist, Capture, Keeping, Pool};
 use crate::admission::{MakeContext, Shared, WhenFull};
 use crate::backpressure::{BackpressureStrategy, Pressure};
 use crate::body::OnChunk;
@@ -67,6 +69,10 @@ struct Flow {
     high_water_mark: u8,
     max_bytes_per_second: Option<u64>,
     limits: TimeLimits,
+    spill_after: Option<u64>,
+    spill_directory: Option<PathBuf>,
+    #[cfg(feature = "compression")]
+    compress: bool,
 }
 
 // === impl StreamingAccumulatorLayer ===
@@ -86,6 +92,10 @@ impl StreamingAccumulatorLayer {
                 high_water_mark: 80,
                 max_bytes_per_second: None,
                 limits: TimeLimits::default(),
+                spill_after: None,
+                spill_directory: None,
+                #[cfg(feature = "compression")]
+                compress: false,
             },
             on_chunk: None,
             on_dead_letter: None,
@@ -141,6 +151,34 @@ impl<C: Send + Sync + 'static> Builder<C> {
     /// Default: none beyond each stream's own.
     pub fn memory_budget(mut self, budget: &MemoryBudget) -> Self {
         self.flow.budget = budget.clone();
+        self
+    }
+
+    /// Moves the content of each stream that has more than so many bytes captured to a temporary file: memory
+    /// then holds at most what the file is behind by. Default: content stays in memory.
+    ///
+    /// The file has no name, so that nothing is left of it whatever becomes of the process, and lies in
+    /// [`spill_directory`](Self::spill_directory). A thread of the layer's writes it. It is waited for as a
+    /// reader is, as the [`backpressure`](Self::backpressure) strategy says; under
+    /// [`DropOldest`](BackpressureStrategy::DropOldest) a file that is too far behind is given up. A disk that
+    /// is full or fails truncates the capture ([`Content::spill_error`](crate::Content::spill_error)) and
+    /// leaves the client alone. Tails of captures are not spilled: they are bounded as they are.
+    pub fn spill_after(mut self, bytes: usize) -> Self {
+        self.flow.spill_after = Some(bytes as u64);
+        self
+    }
+
+    /// Where spilled content goes. Default: [`std::env::temp_dir`], which on many systems is memory, too.
+    pub fn spill_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.flow.spill_directory = Some(directory.into());
+        self
+    }
+
+    /// Compresses captured content, by LZ4, once there are 32 KiB of it: event streams shrink to a tenth
+    /// and less. A thread of the layer's does it, and nobody waits for that. Default: it does not.
+    #[cfg(feature = "compression")]
+    pub fn compress(mut self, compress: bool) -> Self {
+        self.flow.compress = compress;
         self
     }
 
@@ -331,12 +369,13 @@ impl<C: Send + Sync + 'static> Builder<C> {
             limits: self.flow.limits,
             budget: self.flow.budget.clone(),
         };
+        let rules = Arc::new(self.flow.rules(self.capture, self.max_in_flight)?);
         let dispatcher = Dispatcher::new(config, self.hooks);
         dispatcher.start();
         Ok(StreamingAccumulatorLayer::new(Shared {
             dispatcher: Arc::new(dispatcher),
             context: self.context,
-            rules: Arc::new(self.flow.rules(self.capture)),
+            rules,
             on_chunk: self.on_chunk,
             when_full: self.when_full,
         }))
@@ -370,16 +409,38 @@ impl<C: Send + Sync + 'static> Builder<C> {
 // === impl Flow ===
 
 impl Flow {
-    fn rules(&self, capture: Capture) -> Rules {
+    fn rules(&self, capture: Capture, max_in_flight: usize) -> Result<Rules, ConfigError> {
         let buffer_limit = self.buffer_limit as u64;
         let high_water = (buffer_limit * u64::from(self.high_water_mark)).div_ceil(100);
-        let keeping = Keeping { capture, pool: Arc::new(Pool::new(self.budget.clone())), buffer_limit };
-        Rules {
+        let pressure = Pressure { strategy: self.strategy, buffer_limit, high_water };
+        let keeping = Keeping {
+            capture,
+            pool: Arc::new(Pool::new(self.budget.clone())),
+            buffer_limit,
+            archivist: self.archivist(max_in_flight)?,
+            drops_oldest: pressure.drops_oldest(),
+        };
+        Ok(Rules {
             keeping: Arc::new(keeping),
-            pressure: Pressure { strategy: self.strategy, buffer_limit, high_water },
+            pressure,
             max_bytes_per_second: self.max_bytes_per_second,
             limits: self.limits,
+        })
+    }
+
+    fn archivist(&self, max_in_flight: usize) -> Result<Option<Arc<Archivist>>, ConfigError> {
+        #[cfg(feature = "compression")]
+        let compress = self.compress;
+        #[cfg(not(feature = "compression"))]
+        let compress = false;
+        let directory = self.spill_directory.clone().unwrap_or_else(env::temp_dir);
+        if self.spill_after.is_none() && !compress {
+            return Ok(None);
         }
+        let spill = self.spill_after.map(|after| (after, directory.clone()));
+        Archivist::start(spill, compress, max_in_flight)
+            .map(Some)
+            .map_err(|error| ConfigError::SpillDirectory { path: directory, error: error.to_string().into() })
     }
 
     fn check(&self) -> Result<(), ConfigError> {

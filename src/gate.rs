@@ -122,7 +122,7 @@ impl Gate {
         if pressure.drops_oldest() {
             return Poll::Ready(Ok(()));
         }
-        let mut lag = pipeline.lag(writer);
+        let mut lag = pipeline.lag(writer, cx.waker());
         loop {
             match self.state {
                 State::Open => match self.throttle.step(pressure, lag) {
@@ -145,7 +145,7 @@ impl Gate {
                     pipeline.wake_on_stop(cx.waker());
                     pipeline.set_gated(true);
                     // A reader that came further before it could see the gate is seen here.
-                    lag = pipeline.lag(writer);
+                    lag = pipeline.lag(writer, cx.waker());
                     match self.state {
                         State::Delayed if lag < pressure.high_water => self.state = State::Open,
                         State::Delayed => {

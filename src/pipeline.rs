@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, fence};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::Waker;
 
 use atomic_waker::AtomicWaker;
 use bytes::Bytes;
@@ -250,9 +251,12 @@ impl Pipeline {
         self.watch.get_or_init(|| Arc::new(Watch::new()))
     }
 
-    /// Chunks that the slowest reader that is waited for has not read; exact from the mark on.
-    pub(crate) fn lag(&self, writer: &CaptureWriter) -> u64 {
-        self.watch.get().map_or(0, |watch| watch.lag(writer.chunks(), self.rules.pressure.high_water))
+    /// Chunks that the slowest reader that is waited for has not read, or that are not spilled yet; exact
+    /// from the mark on. Has `waker` woken when the file comes nearer.
+    pub(crate) fn lag(&self, writer: &CaptureWriter, waker: &Waker) -> u64 {
+        let mark = self.rules.pressure.high_water;
+        let readers = self.watch.get().map_or(0, |watch| watch.lag(writer.chunks(), mark));
+        readers.max(self.capture.spill_lag(writer, mark, waker))
     }
 
     /// The writing end of the capture, for the body.
@@ -318,6 +322,7 @@ impl Pipeline {
     pub(crate) fn set_outcome(&self, outcome: &Outcome) {
         // A stream is settled once.
         let _ = self.outcome.set(outcome.clone());
+        self.capture.complete();
         if let Some(watch) = self.watch.get() {
             watch.close();
         }
@@ -335,7 +340,7 @@ impl Pipeline {
 
     /// Has `waker` woken by a stop, and while the body is gated by its readers. The caller must look at
     /// [`stopped`](Self::stopped) afterwards.
-    pub(crate) fn wake_on_stop(&self, waker: &std::task::Waker) {
+    pub(crate) fn wake_on_stop(&self, waker: &Waker) {
         self.body_waker.register(waker);
     }
 

@@ -70,6 +70,22 @@ pub(crate) fn undelivered(hook: &str, left: u64) {
     let _ = (hook, left);
 }
 
+/// Spilled or compressed content cannot be read back.
+pub(crate) fn unreadable(error: &std::io::Error) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(%error, "content cannot be read back");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
+/// Content could not be spilled: the capture ends there.
+pub(crate) fn spill_failed(error: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(error, "cannot spill: the capture is truncated");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
 /// A callback of the user's panicked; what it was meant to do did not happen.
 pub(crate) fn callback_panicked(span: Option<&Span>, callback: &str) {
     #[cfg(feature = "tracing")]

@@ -47,7 +47,7 @@ pub(super) struct Place {
 pub(super) struct Tail(u64);
 
 /// A chunk's header: bit 0 published, bit 1 by reference, 2–24 the length of a copied chunk, the rest its
-/// arrival in units of 1,024 ns, which are enough for 13 days.
+/// arrival in units of 1,024 ns, which are enough for 6 days.
 #[derive(Clone, Copy)]
 struct Header(u64);
 
@@ -135,6 +135,15 @@ impl Block {
 
     pub(super) fn next(&self) -> &Link {
         &self.next
+    }
+
+    /// The last block of the chain that `first` begins.
+    pub(super) fn last(first: &Arc<Self>) -> Arc<Self> {
+        let mut last = Arc::clone(first);
+        while let Some(next) = last.next.cloned() {
+            last = next;
+        }
+        last
     }
 
     /// Whether the words of a chunk of `len` bytes still fit, whatever its room says.
@@ -357,16 +366,6 @@ impl Found<'_> {
             unsafe { words::get(self.words) }
         } else {
             Bytes::copy_from_slice(&unsafe { words::read(self.words, self.header.len()) }[..])
-        }
-    }
-
-    /// Appends the chunk to `buffer`.
-    pub(super) fn copy_to(&self, buffer: &mut Vec<u8>) {
-        if self.header.is_reference() {
-            buffer.extend_from_slice(&self.bytes());
-        } else {
-            // SAFETY: as in `bytes`.
-            buffer.extend_from_slice(&unsafe { words::read(self.words, self.header.len()) }[..]);
         }
     }
 }

@@ -3,16 +3,18 @@
 //! Two logs follow each other. The *head* takes chunks up to the capture's limit and keeps them all. Then
 //! the *live* log goes on: it is trimmed as it grows, to what a tail is to keep and to what taps may still
 //! read. A stream that is only captured from its head never has a live log, and one that is neither
-//! captured nor tapped has none of the two.
+//! captured nor tapped has none of the two. What a head holds may be moved on, to an archive.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 
 use bytes::Bytes;
 
+use super::archive::{Archive, Archivist};
 use super::block::Block;
 use super::capture::Capture;
-use super::content::Content;
+use super::content::{Content, Piece};
 use super::log::{Log, Refused, Rules, Writer};
 use super::pool::Pool;
 use crate::budget::Mark;
@@ -30,13 +32,17 @@ pub(crate) struct Keeping {
     pub(crate) pool: Arc<Pool>,
     /// Chunks that stay readable for a tap that is behind.
     pub(crate) buffer_limit: u64,
+    /// Who moves content out of memory, where that is wanted.
+    pub(crate) archivist: Option<Arc<Archivist>>,
+    /// A file that is too far behind is given up, instead of waited for.
+    pub(crate) drops_oldest: bool,
 }
 
 /// The accumulator of one stream.
 #[derive(Debug)]
 pub(crate) struct Capturing {
     keeping: Arc<Keeping>,
-    head: Option<Log>,
+    head: Head,
     live: OnceLock<Box<Log>>,
     /// Bytes of the live log that are part of the content.
     keep: AtomicU64,
@@ -48,6 +54,14 @@ pub(crate) struct Capturing {
 pub(crate) struct CaptureWriter {
     writer: Writer,
     place: Place,
+}
+
+/// The log of the first chunks.
+#[derive(Debug)]
+enum Head {
+    None,
+    Plain(Log),
+    Archived(Arc<Archive>),
 }
 
 /// Where chunks go.
@@ -66,7 +80,11 @@ impl Capturing {
         let (head, keep) = keeping.capture.limits();
         Self {
             keeping: Arc::clone(keeping),
-            head: (head > 0).then(|| Log::fixed(Rules::limited(head))),
+            head: match &keeping.archivist {
+                _ if head == 0 => Head::None,
+                None => Head::Plain(Log::fixed(Rules::limited(head))),
+                Some(archivist) => Head::Archived(Arc::new(Archive::new(archivist, &keeping.pool, head))),
+            },
             live: OnceLock::new(),
             keep: AtomicU64::new(keep),
             watched: AtomicBool::new(false),
@@ -76,9 +94,9 @@ impl Capturing {
     /// The writing end. There must be one only.
     pub(crate) fn writer(&self) -> CaptureWriter {
         let place = match self.head {
-            Some(_) => Place::Head,
-            None if self.keep() > 0 => Place::Live,
-            None => Place::Nowhere,
+            Head::None if self.keep() > 0 => Place::Live,
+            Head::None => Place::Nowhere,
+            _ => Place::Head,
         };
         CaptureWriter { writer: Writer::default(), place }
     }
@@ -115,7 +133,7 @@ impl Capturing {
     fn append_slowly(&self, writer: &mut CaptureWriter, chunk: &Bytes, at: u64) {
         let mut chunk = chunk.clone();
         while !chunk.is_empty() {
-            match (writer.place, &self.head) {
+            match (writer.place, self.head.log()) {
                 (Place::Head, Some(head)) => chunk = self.append_to_head(writer, head, chunk, at),
                 (Place::Live, _) => return self.append_to_live(writer, &chunk, at),
                 _ => return,
@@ -128,7 +146,18 @@ impl Capturing {
         let pool = &self.keeping.pool;
         let appended = writer.writer.append_to(head, pool, Mark::Head, &chunk, at);
         let rest = match appended {
-            Ok(_) => return Bytes::new(),
+            Ok(grown) => {
+                if let Head::Archived(archive) = &self.head
+                    && grown
+                {
+                    self.archive(archive, writer);
+                }
+                // What could not be moved to the file stays, and the content ends there.
+                if !self.archive_has_failed() {
+                    return Bytes::new();
+                }
+                Bytes::new()
+            }
             Err(Refused::OverLimit(0)) => chunk,
             Err(Refused::OverLimit(room)) => {
                 let mut rest = chunk;
@@ -147,6 +176,51 @@ impl Capturing {
         writer.writer.leave(0, 0);
         writer.place = if self.keep() > 0 || self.is_watched() { Place::Live } else { Place::Nowhere };
         rest
+    }
+
+    /// Has the archive move what it should.
+    fn archive(&self, archive: &Arc<Archive>, writer: &CaptureWriter) {
+        let end = writer.writer.end();
+        archive.grown(end.0, self.keeping.pool.budget().is_beyond(Mark::Spill));
+        let limit = self.keeping.buffer_limit;
+        if self.keeping.drops_oldest && archive.spills() && archive.lag(end, limit) > limit {
+            archive.fail("the disk was too slow, and the strategy is not to wait for it");
+        }
+    }
+
+    fn archive_has_failed(&self) -> bool {
+        matches!(&self.head, Head::Archived(archive) if archive.has_failed())
+    }
+
+    /// Whether the body goes through its gate.
+    #[inline]
+    pub(crate) fn is_gated(&self) -> bool {
+        self.is_watched() || matches!(&self.head, Head::Archived(archive) if archive.spills())
+    }
+
+    /// How far the spilled file is behind, in chunks, and has it go on if that is far.
+    pub(crate) fn spill_lag(&self, writer: &CaptureWriter, mark: u64, waker: &Waker) -> u64 {
+        let Head::Archived(archive) = &self.head else {
+            return 0;
+        };
+        if !archive.spills() || writer.place != Place::Head {
+            return 0;
+        }
+        let lag = || archive.lag(writer.writer.end(), self.keeping.buffer_limit);
+        if lag() < mark {
+            return 0;
+        }
+        archive.wake(waker);
+        archive.queue();
+        // What was moved, or given up, before there was a waker is seen here.
+        if archive.spills() { lag() } else { 0 }
+    }
+
+    /// The stream has ended: nothing more will be appended.
+    pub(crate) fn complete(&self) {
+        if let Head::Archived(archive) = &self.head {
+            archive.complete();
+        }
     }
 
     fn append_to_live(&self, writer: &mut CaptureWriter, chunk: &Bytes, at: u64) {
@@ -195,7 +269,7 @@ impl Capturing {
     /// The first block of the head, and of the live log.
     pub(super) fn firsts(&self) -> [Option<Arc<Block>>; 2] {
         let live = self.live.get().and_then(|live| live.first());
-        [self.head.as_ref().and_then(Log::first), live]
+        [self.head.log().and_then(Log::first), live]
     }
 
     /// What is kept of a stream of `pulled` bytes.
@@ -203,10 +277,26 @@ impl Capturing {
         // The live log first: once there is one, the head is complete, and there is no hole between.
         let keep = self.keep();
         let live = self.live.get().filter(|_| keep > 0).and_then(|live| live.part());
-        let head = self.head.as_ref().and_then(Log::part);
-        let content = Content::new(head, live.map(|live| live.last(keep)), false);
+        let head = match &self.head {
+            Head::None => None,
+            Head::Plain(log) => log.part().map(Piece::Part),
+            Head::Archived(archive) => Some(Piece::archived(archive)),
+        };
+        let content = Content::new(head, live.map(|live| Piece::Part(live.last(keep))), false);
         let kept = content.len() as u64;
         content.truncated(kept < pulled)
+    }
+}
+
+// === impl Head ===
+
+impl Head {
+    fn log(&self) -> Option<&Log> {
+        match self {
+            Self::None => None,
+            Self::Plain(log) => Some(log),
+            Self::Archived(archive) => Some(archive.log()),
+        }
     }
 }
 

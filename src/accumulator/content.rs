@@ -1,18 +1,31 @@
 //! What was kept of a stream.
 
 use std::fmt;
+use std::io;
 use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
+use tokio::io::AsyncRead;
+use tokio::task;
+use tokio_util::io::StreamReader;
 
+use super::archive::Archive;
 use super::block::{Block, Chain, Cursor, Entry};
+use super::unit::Unit;
+use crate::telemetry;
 
 /// What an accumulator kept of a stream: a snapshot that never changes.
 ///
 /// Making one copies no bytes: it shares the accumulator's blocks and keeps them alive. Chunks keep the
 /// boundaries and arrival times that they had in the stream, save where a limit cut one.
+///
+/// Content may lie in memory, compressed in memory, or in a temporary file; what is read is the same.
+/// Reading a file blocks: where [`is_spilled`](Self::is_spilled) may be true, an async task should use
+/// [`stream`](Self::stream), [`reader`](Self::reader) or [`read`](Self::read), which read on tokio's
+/// blocking threads and report errors.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -28,7 +41,7 @@ use super::block::{Block, Chain, Cursor, Entry};
 /// ```
 #[derive(Clone, Default)]
 pub struct Content {
-    parts: [Option<Part>; 2],
+    pieces: [Option<Piece>; 2],
     truncated: bool,
 }
 
@@ -38,19 +51,34 @@ pub struct Content {
 pub struct StreamChunk {
     /// Its bytes.
     pub bytes: Bytes,
-    /// When it arrived, from the stream's opening, to the next lower multiple of 1.024 µs; 13 days at
+    /// When it arrived, from the stream's opening, to the next lower multiple of 1.024 µs; 6 days at
     /// the most.
     pub arrival: Duration,
+}
+
+/// A run of content.
+#[derive(Clone, Debug)]
+pub(crate) enum Piece {
+    Part(Part),
+    /// The first so many bytes of a head whose log is moved to an archive.
+    Archived(Arc<Archive>, u64),
 }
 
 /// A run of bytes in a chain of blocks.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
     first: Chain,
+    cursor: Cursor,
     /// Bytes to leave out at the start.
     skip: u64,
     /// Bytes behind them.
     len: u64,
+}
+
+/// What can be read in one go.
+enum Run {
+    Unit(Unit),
+    Part(Part),
 }
 
 struct Chunks {
@@ -63,8 +91,8 @@ struct Chunks {
 // === impl Content ===
 
 impl Content {
-    pub(super) fn new(head: Option<Part>, tail: Option<Part>, truncated: bool) -> Self {
-        Self { parts: [head, tail], truncated }
+    pub(super) fn new(head: Option<Piece>, tail: Option<Piece>, truncated: bool) -> Self {
+        Self { pieces: [head, tail], truncated }
     }
 
     pub(super) fn truncated(mut self, truncated: bool) -> Self {
@@ -74,7 +102,7 @@ impl Content {
 
     /// Bytes kept.
     pub fn len(&self) -> usize {
-        self.parts().map(|part| part.len as usize).sum()
+        self.pieces().map(|piece| piece.len() as usize).sum()
     }
 
     /// Whether nothing was kept.
@@ -87,7 +115,21 @@ impl Content {
         self.truncated
     }
 
-    /// All bytes in one piece. Copies, unless there is one large chunk only.
+    /// Whether some of it lies in a temporary file.
+    pub fn is_spilled(&self) -> bool {
+        self.runs().any(|run| matches!(run, Run::Unit(unit) if !unit.is_in_memory()))
+    }
+
+    /// Why content could not be spilled, where that ended the capture.
+    pub fn spill_error(&self) -> Option<Arc<str>> {
+        self.pieces().find_map(|piece| match piece {
+            Piece::Archived(archive, _) => archive.error(),
+            Piece::Part(_) => None,
+        })
+    }
+
+    /// All bytes in one piece. Copies, unless there is one large chunk only. Blocks where content is spilled;
+    /// what cannot be read is logged and left out.
     pub fn to_bytes(&self) -> Bytes {
         let mut chunks = self.chunks();
         match (chunks.next(), chunks.next()) {
@@ -103,7 +145,8 @@ impl Content {
         }
     }
 
-    /// The chunks, in order. Small ones are copied out, large ones shared.
+    /// The chunks, in order. Small ones are copied out, large ones shared. Blocks where content is spilled;
+    /// what cannot be read is logged, and ends the iteration.
     ///
     /// Where the middle of a stream was left out, the chunk before the gap and the one after it follow
     /// each other.
@@ -124,11 +167,63 @@ impl Content {
     /// # }
     /// ```
     pub fn timed_chunks(&self) -> impl Iterator<Item = StreamChunk> {
-        self.parts().flat_map(Part::chunks)
+        let runs = self.runs().map(|run| match run {
+            Run::Part(part) => Ok((None, Some(part.into_chunks()))),
+            Run::Unit(unit) => unit.load().map(|chunks| (Some(chunks.into_iter()), None)),
+        });
+        let read = runs.map_while(|run| run.inspect_err(telemetry::unreadable).ok());
+        read.flat_map(|(loaded, chunks)| loaded.into_iter().flatten().chain(chunks.into_iter().flatten()))
     }
 
-    fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.parts.iter().flatten()
+    /// The chunks, in order, without blocking.
+    ///
+    /// # Errors
+    ///
+    /// What reading a spilled file yields; the stream then ends.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, where content is spilled.
+    pub fn stream(&self) -> impl Stream<Item = io::Result<StreamChunk>> + Send + use<> {
+        let runs: Vec<Run> = self.runs().collect();
+        let loaded = stream::iter(runs).then(Run::load);
+        loaded.map_ok(|chunks| stream::iter(chunks.into_iter().map(Ok))).try_flatten()
+    }
+
+    /// All bytes, in order, without blocking.
+    ///
+    /// # Errors
+    ///
+    /// As for [`stream`](Self::stream).
+    pub fn reader(&self) -> impl AsyncRead + Send + use<> {
+        StreamReader::new(Box::pin(self.stream().map(|chunk| chunk.map(|chunk| chunk.bytes))))
+    }
+
+    /// All bytes in one piece, without blocking.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::FileTooLarge`] where there are more than `max` of them; nothing is read then. Else
+    /// as for [`stream`](Self::stream).
+    pub async fn read(&self, max: usize) -> io::Result<Bytes> {
+        if self.len() > max {
+            let error = format!("content has {} bytes, of at most {max}", self.len());
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, error));
+        }
+        let mut all = BytesMut::with_capacity(self.len());
+        let mut chunks = std::pin::pin!(self.stream());
+        while let Some(chunk) = chunks.next().await {
+            all.extend_from_slice(&chunk?.bytes);
+        }
+        Ok(all.freeze())
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        self.pieces.iter().flatten()
+    }
+
+    fn runs(&self) -> impl Iterator<Item = Run> {
+        self.pieces().flat_map(Piece::runs)
     }
 }
 
@@ -136,6 +231,48 @@ impl fmt::Debug for Content {
     /// Shows the size only: what streams hold is often not for logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Content").field("len", &self.len()).field("truncated", &self.truncated).finish()
+    }
+}
+
+// === impl Piece ===
+
+impl Piece {
+    pub(super) fn archived(archive: &Arc<Archive>) -> Self {
+        Self::Archived(Arc::clone(archive), archive.len())
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Self::Part(part) => part.len,
+            Self::Archived(_, len) => *len,
+        }
+    }
+
+    /// What there is to read, at this moment: an archive goes on moving it.
+    fn runs(&self) -> Vec<Run> {
+        match self {
+            Self::Part(part) => vec![Run::Part(part.clone())],
+            Self::Archived(archive, len) => {
+                let (units, rest) = archive.holdings(*len);
+                let units = units.iter().cloned().map(Run::Unit);
+                units.chain(rest.map(Run::Part)).collect()
+            }
+        }
+    }
+}
+
+// === impl Run ===
+
+impl Run {
+    async fn load(self) -> io::Result<Vec<StreamChunk>> {
+        match self {
+            Self::Part(part) => Ok(part.into_chunks().collect()),
+            Self::Unit(unit) if unit.is_in_memory() => unit.load(),
+            Self::Unit(unit) => {
+                let loaded = task::spawn_blocking(move || unit.load()).await;
+                loaded.unwrap_or_else(|error| Err(io::Error::other(error)))
+            }
+        }
     }
 }
 
@@ -152,7 +289,12 @@ impl StreamChunk {
 
 impl Part {
     pub(super) fn new(first: Arc<Block>, len: u64) -> Self {
-        Self { first: Chain::new(first), skip: 0, len }
+        Self::starting(first, Cursor::default(), len)
+    }
+
+    /// What follows `cursor` in the block `first`.
+    pub(super) fn starting(first: Arc<Block>, cursor: Cursor, len: u64) -> Self {
+        Self { first: Chain::new(first), cursor, skip: 0, len }
     }
 
     /// The last `keep` bytes of this part.
@@ -163,10 +305,10 @@ impl Part {
         self
     }
 
-    fn chunks(&self) -> impl Iterator<Item = StreamChunk> {
+    fn into_chunks(self) -> impl Iterator<Item = StreamChunk> {
         let mut chunks = self.first.block().map(|block| Chunks {
             block: Arc::clone(block),
-            cursor: Cursor::default(),
+            cursor: self.cursor,
             skip: self.skip,
             left: self.len,
         });

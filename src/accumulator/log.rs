@@ -132,6 +132,15 @@ impl Log {
         }
     }
 
+    /// Lets go of the blocks before `block`, unless it has let go of them all.
+    pub(super) fn let_go_before(&self, block: &Arc<Block>) {
+        if let First::Moving(first) = &self.first
+            && first.load().is_some()
+        {
+            drop(Chain::swapped(first, Some(Arc::clone(block))));
+        }
+    }
+
     /// Lets go of the first blocks as long as `may_go` says so of what stands before the next block: its
     /// bytes and chunks.
     pub(super) fn trim(&self, may_go: impl Fn(u64, u64) -> bool) {
@@ -150,14 +159,15 @@ impl Log {
         }
     }
 
+    /// Bytes of content up to what is claimed now.
+    pub(super) fn end(&self) -> u64 {
+        self.first().map_or(0, |first| Block::last(&first).end().0)
+    }
+
     /// What a [`Writer`] has appended, less what was trimmed.
     pub(super) fn part(&self) -> Option<Part> {
         let first = self.first()?;
-        let mut last = Arc::clone(&first);
-        while let Some(next) = last.next().cloned() {
-            last = next;
-        }
-        let len = last.end().0 - first.base();
+        let len = Block::last(&first).end().0 - first.base();
         Some(Part::new(first, len))
     }
 }

@@ -31,6 +31,7 @@
 //! The only `unsafe` code copies content in and out of words (`words`), owns the count behind a link
 //! (`link`), and follows the pointer to the last block of many writers (`log`); each cites these invariants.
 
+mod archive;
 mod block;
 mod capture;
 mod capturing;
@@ -43,15 +44,18 @@ mod pool;
 mod reader;
 #[cfg(all(test, not(accumulator_loom)))]
 mod tests;
+mod unit;
 mod words;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::content::Piece;
 use self::log::Writers;
 use crate::error::StreamError;
 
+pub(crate) use self::archive::Archivist;
 pub use self::capture::Capture;
 pub(crate) use self::capturing::{CaptureWriter, Capturing, Keeping};
 pub use self::content::{Content, StreamChunk};
@@ -99,7 +103,7 @@ impl ContentAccumulator {
     }
 
     /// As [`append`](Self::append), with the time at which the chunk arrived: reading a clock takes longer
-    /// than appending, so that is left to whoever needs the times. Kept to 1.024 µs, up to 13 days.
+    /// than appending, so that is left to whoever needs the times. Kept to 1.024 µs, up to 6 days.
     #[inline]
     pub fn append_at(&self, chunk: Bytes, arrival: Duration) -> Result<(), StreamError> {
         let at = (arrival.as_nanos() >> 10) as u64;
@@ -121,6 +125,6 @@ impl ContentAccumulator {
     ///
     /// Copies no content; walks the chunks once.
     pub fn snapshot(&self) -> Content {
-        Content::new(self.log.published(), None, self.log.have_overflowed())
+        Content::new(self.log.published().map(Piece::Part), None, self.log.have_overflowed())
     }
 }

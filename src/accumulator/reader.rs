@@ -39,9 +39,9 @@ impl Reader {
     /// Chunks that are written and not read.
     pub(crate) fn lag(&self, capturing: &Capturing) -> u64 {
         let block = self.block.upgrade();
-        let mut end = block.as_ref().map_or(0, |block| last_of(block).end().1);
+        let mut end = block.as_ref().map_or(0, |block| Block::last(block).end().1);
         for first in capturing.firsts().iter().flatten() {
-            end = end.max(last_of(first).end().1);
+            end = end.max(Block::last(first).end().1);
         }
         end.saturating_sub(self.index)
     }
@@ -114,12 +114,4 @@ impl Reader {
         self.cursor = Cursor::default();
         missed
     }
-}
-
-fn last_of(first: &Arc<Block>) -> Arc<Block> {
-    let mut last = Arc::clone(first);
-    while let Some(next) = last.next().cloned() {
-        last = next;
-    }
-    last
 }

@@ -19,7 +19,14 @@ fn chunk(n: usize, len: usize) -> Bytes {
 }
 
 fn capturing(capture: Capture, pool: &Arc<Pool>) -> Capturing {
-    Capturing::new(&Arc::new(Keeping { capture, pool: Arc::clone(pool), buffer_limit: 64 }))
+    let pool = Arc::clone(pool);
+    Capturing::new(&Arc::new(Keeping {
+        capture,
+        pool,
+        buffer_limit: 64,
+        archivist: None,
+        drops_oldest: false,
+    }))
 }
 
 fn joined(chunks: &[Bytes]) -> Vec<u8> {
