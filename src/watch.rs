@@ -138,6 +138,7 @@ impl Watch {
             return;
         }
         let relay = Relay(Arc::downgrade(&self.bell));
+        #[expect(clippy::disallowed_methods, reason = "from `tap`, never from a body or a drop")]
         runtime.spawn(future::poll_fn(move |cx| relay.poll(cx)));
     }
 

@@ -1,7 +1,8 @@
 //! One block of the log: a run of words that holds chunks, each behind a header.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -22,8 +23,7 @@ pub(super) struct Block {
     place: Place,
     words: Words,
     tail: AtomicU64,
-    /// Bytes kept by reference: those that the budget was charged beside the words.
-    referenced: AtomicU64,
+    has_references: AtomicBool,
     next: Link,
     /// Where it goes in the end.
     pool: Option<Arc<Pool>>,
@@ -91,7 +91,7 @@ impl Block {
             place: Place::default(),
             words,
             tail: AtomicU64::new(0),
-            referenced: AtomicU64::new(0),
+            has_references: AtomicBool::new(false),
             next: Link::new(),
             pool: None,
         }
@@ -163,27 +163,30 @@ impl Block {
         (claim.words() <= self.words.len()).then_some(claim)
     }
 
-    /// Appends a chunk, or gives it back where it does not fit. Any number of threads.
-    pub(super) fn append(&self, chunk: Bytes, at: u64) -> Result<(), Bytes> {
+    /// Claims room for a chunk of `len` bytes, if it fits: for [`fill`](Self::fill), which must follow. Any
+    /// number of threads.
+    #[inline]
+    pub(super) fn claim_shared(&self, len: usize) -> Option<Tail> {
         // Acquire is not needed: what a claim protects is written after it, by its owner alone.
         let mut tail = self.tail(Ordering::Relaxed);
         loop {
-            let Some(claim) = self.claim(tail, chunk.len()) else {
-                return Err(chunk);
-            };
+            let claim = self.claim(tail, len)?;
             // Release pairs with the Acquire in `end`: whoever sees the claim sees the earlier ones.
             match self.tail.compare_exchange_weak(tail.0, claim.0, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => break,
+                Ok(_) => return Some(tail),
                 Err(found) => tail = Tail(found),
             }
         }
+    }
+
+    /// Fills what was claimed behind `tail`.
+    #[inline]
+    pub(super) fn fill(&self, tail: Tail, chunk: Bytes, at: u64) {
         if chunk.len() < BY_REFERENCE {
             self.publish(tail, &chunk, at);
         } else {
-            self.referenced.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             self.publish_reference(tail, chunk, at);
         }
-        Ok(())
     }
 
     /// Copies a chunk to behind `tail`, for the only writer that the log has: without a locked operation,
@@ -201,8 +204,6 @@ impl Block {
     /// As [`append_alone`](Self::append_alone), for a chunk that is kept by reference.
     pub(super) fn refer_alone(&self, tail: Tail, chunk: Bytes, at: u64) -> Option<Tail> {
         let claim = self.claim(tail, chunk.len())?;
-        let referenced = self.referenced.load(Ordering::Relaxed) + chunk.len() as u64;
-        self.referenced.store(referenced, Ordering::Relaxed);
         self.publish_reference(tail, chunk, at);
         // As in `append_alone`.
         self.tail.store(claim.0, Ordering::Release);
@@ -236,6 +237,9 @@ impl Block {
         let Some((header, words)) = self.words[tail.words()..].split_first() else {
             return;
         };
+        if !self.has_references.load(Ordering::Relaxed) {
+            self.has_references.store(true, Ordering::Relaxed);
+        }
         // SAFETY: as in `publish`. It is taken out in `clear`.
         unsafe { words::put(words, chunk) };
         // As in `publish`.
@@ -268,10 +272,8 @@ impl Block {
 
     /// Makes it a block of no log, and gives up what it holds: the next block, and its pool.
     fn clear(&mut self) -> (Option<Arc<Block>>, Option<Arc<Pool>>) {
-        let referenced = self.referenced.swap(0, Ordering::Relaxed);
-        if referenced > 0 {
-            self.drop_references();
-        }
+        let referenced = if *self.has_references.get_mut() { self.drop_references() } else { 0 };
+        *self.has_references.get_mut() = false;
         self.tail.store(0, Ordering::Relaxed);
         let pool = self.pool.take();
         if let Some(pool) = &pool {
@@ -280,19 +282,22 @@ impl Block {
         (self.next.take(), pool)
     }
 
-    fn drop_references(&mut self) {
+    /// Drops the chunks that are kept by reference; how many bytes they are, which the budget was charged.
+    fn drop_references(&mut self) -> u64 {
         // Acquire, because the last append may have been another thread's.
         let claimed = self.tail(Ordering::Acquire).words();
-        let mut word = 0;
+        let (mut word, mut referenced) = (0, 0);
         while word < claimed {
             let header = Header(self.words[word].load(Ordering::Acquire));
             if header.is_reference() {
                 // SAFETY: published by `publish_reference`; `clear` has the block to itself and visits each
                 // chunk once, because the tail is 0 afterwards.
-                drop(unsafe { words::take(&mut self.words[word + 1..]) });
+                let chunk = unsafe { words::take(&mut self.words[word + 1..]) };
+                referenced += chunk.len() as u64;
             }
             word += 1 + header.words();
         }
+        referenced
     }
 }
 
@@ -360,12 +365,23 @@ impl Found<'_> {
 
     /// The chunk: copied out, or shared.
     pub(super) fn bytes(&self) -> Bytes {
-        // SAFETY of both: a `Found` is made of a header that was seen, so its words were written before
-        // (invariant 2) and never will be again while the block is borrowed (invariant 1).
         if self.header.is_reference() {
+            // SAFETY: a `Found` is made of a header that was seen, so its words were written before
+            // (invariant 2) and never will be again while the block is borrowed (invariant 1).
             unsafe { words::get(self.words) }
         } else {
-            Bytes::copy_from_slice(&unsafe { words::read(self.words, self.header.len()) }[..])
+            // SAFETY: as above.
+            unsafe { words::read(self.words, self.header.len()) }
+        }
+    }
+
+    /// Appends these of its bytes to `buffer`.
+    pub(super) fn copy_to(&self, within: Range<usize>, buffer: &mut Vec<u8>) {
+        if self.header.is_reference() {
+            buffer.extend_from_slice(&self.bytes()[within]);
+        } else {
+            // SAFETY: as in `bytes`.
+            unsafe { words::copy(self.words, within, buffer) }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::iter;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::task;
 use tokio_util::io::StreamReader;
 
 use super::archive::Archive;
-use super::block::{Block, Chain, Cursor, Entry};
+use super::block::{Block, Chain, Cursor, Entry, Found};
 use super::unit::Unit;
 use crate::telemetry;
 
@@ -131,18 +132,21 @@ impl Content {
     /// All bytes in one piece. Copies, unless there is one large chunk only. Blocks where content is spilled;
     /// what cannot be read is logged and left out.
     pub fn to_bytes(&self) -> Bytes {
-        let mut chunks = self.chunks();
-        match (chunks.next(), chunks.next()) {
-            (None, _) => Bytes::new(),
-            (Some(only), None) => only,
-            (Some(first), Some(second)) => {
-                let mut all = Vec::with_capacity(self.len());
-                for chunk in [first, second].into_iter().chain(chunks) {
-                    all.extend_from_slice(&chunk);
+        let mut first = self.chunks();
+        if let (Some(only), None) = (first.next(), first.next()) {
+            return only;
+        }
+        let mut all = Vec::with_capacity(self.len());
+        for run in self.runs() {
+            match run.copy_to(&mut all) {
+                Ok(()) => {}
+                Err(error) => {
+                    telemetry::unreadable(&error);
+                    break;
                 }
-                all.into()
             }
         }
+        all.into()
     }
 
     /// The chunks, in order. Small ones are copied out, large ones shared. Blocks where content is spilled;
@@ -264,6 +268,20 @@ impl Piece {
 // === impl Run ===
 
 impl Run {
+    fn copy_to(self, buffer: &mut Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Part(part) => {
+                if let Some(mut chunks) = part.chunks() {
+                    while chunks.copy_next(buffer).is_some() {}
+                }
+            }
+            Self::Unit(unit) => {
+                unit.load()?.iter().for_each(|chunk| buffer.extend_from_slice(&chunk.bytes));
+            }
+        }
+        Ok(())
+    }
+
     async fn load(self) -> io::Result<Vec<StreamChunk>> {
         match self {
             Self::Part(part) => Ok(part.into_chunks().collect()),
@@ -305,14 +323,19 @@ impl Part {
         self
     }
 
+    fn chunks(&self) -> Option<Chunks> {
+        let block = Arc::clone(self.first.block()?);
+        Some(Chunks { block, cursor: self.cursor, skip: self.skip, left: self.len })
+    }
+
     fn into_chunks(self) -> impl Iterator<Item = StreamChunk> {
-        let mut chunks = self.first.block().map(|block| Chunks {
-            block: Arc::clone(block),
-            cursor: self.cursor,
-            skip: self.skip,
-            left: self.len,
-        });
-        iter::from_fn(move || chunks.as_mut()?.next())
+        let mut chunks = self.chunks();
+        // It keeps the blocks, and gives them back to their pool in the end.
+        let part = self;
+        iter::from_fn(move || {
+            let _ = &part;
+            chunks.as_mut()?.next()
+        })
     }
 }
 
@@ -320,6 +343,16 @@ impl Part {
 
 impl Chunks {
     fn next(&mut self) -> Option<StreamChunk> {
+        self.step(|chunk, within| StreamChunk::new(chunk.bytes().slice(within), chunk.at()))
+    }
+
+    /// Appends the next chunk to `buffer`.
+    fn copy_next(&mut self, buffer: &mut Vec<u8>) -> Option<()> {
+        self.step(|chunk, within| chunk.copy_to(within, buffer))
+    }
+
+    /// What `make` makes of the next chunk, and of the bytes of it that belong here.
+    fn step<T>(&mut self, make: impl FnOnce(&Found<'_>, Range<usize>) -> T) -> Option<T> {
         while self.left > 0 {
             let (entry, next) = self.block.read(self.cursor);
             let chunk = match entry {
@@ -340,8 +373,7 @@ impl Chunks {
             }
             let end = (skipped + self.left).min(len);
             self.left -= end - skipped;
-            let bytes = chunk.bytes().slice(skipped as usize..end as usize);
-            return Some(StreamChunk::new(bytes, chunk.at()));
+            return Some(make(&chunk, skipped as usize..end as usize));
         }
         None
     }

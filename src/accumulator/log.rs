@@ -320,19 +320,20 @@ impl Writers {
     /// Appends a chunk, from any thread. False where the limit leaves too little room: then nothing is
     /// appended, and no later chunk is taken either.
     #[inline]
-    pub(super) fn append(&self, mut chunk: Bytes, at: u64) -> bool {
-        if chunk.is_empty() {
+    pub(super) fn append(&self, chunk: Bytes, at: u64) -> bool {
+        let len = chunk.len();
+        if len == 0 {
             return true;
         }
         while !self.have_overflowed() {
             let last = self.last();
-            if let Some(block) = last {
-                match block.append(chunk, at) {
-                    Ok(()) => return true,
-                    Err(back) => chunk = back,
-                }
+            if let Some(block) = last
+                && let Some(tail) = block.claim_shared(len)
+            {
+                block.fill(tail, chunk, at);
+                return true;
             }
-            self.grow(last, chunk.len());
+            self.grow(last, len);
         }
         false
     }

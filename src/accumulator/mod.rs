@@ -46,6 +46,7 @@ mod reader;
 mod tests;
 mod unit;
 mod words;
+mod writer;
 
 use std::time::Duration;
 
@@ -61,6 +62,7 @@ pub(crate) use self::capturing::{CaptureWriter, Capturing, Keeping};
 pub use self::content::{Content, StreamChunk};
 pub(crate) use self::pool::Pool;
 pub(crate) use self::reader::{Read, Reader};
+pub use self::writer::{ContentReader, ContentWriter};
 
 /// A bounded, lock-free accumulator of chunks with any number of writers and readers.
 ///

@@ -6,6 +6,8 @@
 //! --bench frames`). Under loom, which does not see such copies, words are written and read one by one,
 //! so that it checks that very order.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 #[cfg(not(accumulator_loom))]
@@ -44,18 +46,31 @@ pub(super) unsafe fn write(words: &[AtomicU64], bytes: &[u8]) {
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) }
 }
 
-/// The first `len` bytes of `words`.
+/// A copy of the first `len` bytes of `words`.
+///
+/// # Safety
+///
+/// As for [`copy`].
+pub(super) unsafe fn read(words: &[AtomicU64], len: usize) -> Bytes {
+    let mut bytes = Vec::with_capacity(len);
+    // SAFETY: the caller vouches for the same.
+    unsafe { copy(words, 0..len, &mut bytes) };
+    bytes.into()
+}
+
+/// Appends these bytes of `words` to `buffer`.
 ///
 /// # Safety
 ///
 /// The bytes must have been published, seen with an Acquire load, and not be written again while `words`
 /// is borrowed.
 #[cfg(not(accumulator_loom))]
-pub(super) unsafe fn read(words: &[AtomicU64], len: usize) -> &[u8] {
-    assert!(len <= size_of_val(words));
+pub(super) unsafe fn copy(words: &[AtomicU64], within: Range<usize>, buffer: &mut Vec<u8>) {
+    assert!(within.end <= size_of_val(words));
     // SAFETY: in bounds by the assertion, initialised because words always are, and not written while the
     // slice lives, for which the caller vouches.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), len) }
+    let bytes = unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), within.end) };
+    buffer.extend_from_slice(&bytes[within.start..]);
 }
 
 /// Moves `chunk` into `words`. Whoever owns the words must [`take`] it out again, or it leaks.
@@ -99,13 +114,13 @@ pub(super) unsafe fn take(words: &mut [AtomicU64]) -> Bytes {
 }
 
 #[cfg(accumulator_loom)]
-pub(super) use self::one_by_one::{get, put, read, take, write};
+pub(super) use self::one_by_one::{copy, get, put, take, write};
 
 #[cfg(accumulator_loom)]
 mod one_by_one {
     use std::sync::atomic::Ordering::Relaxed;
 
-    use super::{AtomicU64, Bytes};
+    use super::{AtomicU64, Bytes, Range};
 
     pub(in super::super) unsafe fn write(words: &[AtomicU64], bytes: &[u8]) {
         for (word, bytes) in words.iter().zip(bytes.chunks(8)) {
@@ -115,11 +130,10 @@ mod one_by_one {
         }
     }
 
-    pub(in super::super) unsafe fn read(words: &[AtomicU64], len: usize) -> Vec<u8> {
+    pub(in super::super) unsafe fn copy(words: &[AtomicU64], within: Range<usize>, buffer: &mut Vec<u8>) {
         let load = |word: &AtomicU64| word.load(Relaxed).to_ne_bytes();
-        let mut bytes: Vec<u8> = words.iter().flat_map(load).collect();
-        bytes.truncate(len);
-        bytes
+        let bytes: Vec<u8> = words.iter().flat_map(load).collect();
+        buffer.extend_from_slice(&bytes[within]);
     }
 
     pub(in super::super) unsafe fn put(words: &[AtomicU64], chunk: Bytes) {

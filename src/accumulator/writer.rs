@@ -1,0 +1,117 @@
+//! The accumulator's face for a single writer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use once_cell::sync::Lazy;
+
+use super::content::{Content, Piece};
+use super::log::{Log, Refused, Rules, Writer};
+use super::pool::Pool;
+use crate::budget::Mark;
+use crate::error::StreamError;
+
+/// What all [`ContentWriter`]s take their blocks from.
+static POOL: Lazy<Arc<Pool>> = Lazy::new(Arc::default);
+
+/// A [`ContentAccumulator`](crate::ContentAccumulator) for a single writer: what the layer itself uses for a
+/// body, faster because nobody else writes.
+///
+/// [`reader`](Self::reader) gives a handle for snapshots from other threads, while it is written.
+///
+/// ```
+/// use bytes::Bytes;
+/// use streaming_accumulator::ContentWriter;
+///
+/// let mut writer = ContentWriter::new(1024);
+/// let reader = writer.reader();
+/// writer.append(&Bytes::from_static(b"hello")).unwrap();
+/// assert_eq!(reader.snapshot().to_bytes(), "hello");
+/// ```
+#[derive(Debug)]
+pub struct ContentWriter {
+    log: Arc<Log>,
+    writer: Writer,
+    limit: u64,
+    is_over: bool,
+}
+
+/// Reads what a [`ContentWriter`] writes.
+#[derive(Clone, Debug)]
+pub struct ContentReader {
+    log: Arc<Log>,
+}
+
+// === impl ContentWriter ===
+
+impl ContentWriter {
+    /// A writer of at most `max_size` bytes of content. It holds no block until the first chunk.
+    pub fn new(max_size: usize) -> Self {
+        let limit = max_size as u64;
+        let log = Arc::new(Log::fixed(Rules::limited(limit)));
+        Self { log, writer: Writer::default(), limit, is_over: false }
+    }
+
+    /// Appends a chunk. Copies it if it is shorter than 1 KiB, else keeps a reference.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::ContentTooLarge`] where the chunk would take the content beyond the limit. The
+    /// chunk is not appended, not even in part, and neither is any later one: content never has a hole.
+    #[inline]
+    pub fn append(&mut self, chunk: &Bytes) -> Result<(), StreamError> {
+        self.append_at(chunk, Duration::ZERO)
+    }
+
+    /// As [`append`](Self::append), with the time at which the chunk arrived. Kept to 1.024 µs, up to 6 days.
+    #[inline]
+    pub fn append_at(&mut self, chunk: &Bytes, arrival: Duration) -> Result<(), StreamError> {
+        let at = (arrival.as_nanos() >> 10) as u64;
+        if !self.is_over && self.writer.append(chunk, at) {
+            return Ok(());
+        }
+        self.append_slowly(chunk, at)
+    }
+
+    /// Bytes appended.
+    pub fn len(&self) -> usize {
+        self.writer.end().0 as usize
+    }
+
+    /// Whether nothing was appended.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A handle for snapshots.
+    pub fn reader(&self) -> ContentReader {
+        ContentReader { log: Arc::clone(&self.log) }
+    }
+
+    fn append_slowly(&mut self, chunk: &Bytes, at: u64) -> Result<(), StreamError> {
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        let too_large = Err(StreamError::ContentTooLarge { limit: self.limit });
+        if self.is_over {
+            return too_large;
+        }
+        match self.writer.append_to(&self.log, &POOL, Mark::Full, chunk, at) {
+            Ok(_) => Ok(()),
+            Err(Refused::OverLimit(_) | Refused::OverBudget) => {
+                self.is_over = true;
+                too_large
+            }
+        }
+    }
+}
+
+// === impl ContentReader ===
+
+impl ContentReader {
+    /// What was appended so far: a prefix. Copies no content, and never waits for the writer.
+    pub fn snapshot(&self) -> Content {
+        Content::new(self.log.part().map(Piece::Part), None, false)
+    }
+}
