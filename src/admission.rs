@@ -53,14 +53,9 @@ impl<C: Send + Sync + 'static> Shared<C> {
         })
     }
 
-    /// A slot, as soon as there is one and the memory budget has room; `None` once the shutdown has begun.
+    /// A slot, as soon as there is one; `None` once the shutdown has begun.
     pub(crate) fn slot(&self) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static {
-        let (slots, budget) = (Arc::clone(self.dispatcher.slots()), self.dispatcher.budget().clone());
-        let closing = self.dispatcher.closing().clone();
-        async move {
-            let slot = slots.acquire_owned().await.ok()?;
-            closing.run_until_cancelled(budget.room()).await.map(|()| slot)
-        }
+        self.dispatcher.slot()
     }
 
     pub(crate) fn rejected(&self) {

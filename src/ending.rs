@@ -10,6 +10,7 @@
 //!
 //! | # | fact | outcome | evidence | ended by |
 //! |---|---|---|---|---|
+//! | 0 | a pipeline was finished | as its producer says | Finished | Upstream |
 //! | 1 | the service or body returned an error | Failed | Error | Upstream |
 //! |   | a chunk was withheld: `on_chunk` broke off | Cancelled | Stopped | Layer |
 //! |   | a chunk was withheld: the capture may not overflow | Failed(ContentTooLarge) | Error | Layer |
@@ -50,6 +51,8 @@ pub(crate) enum Signal {
     Stopped(StopReason),
     /// A limit was met.
     Limit(StreamError),
+    /// The producer of a pipeline says so.
+    Finished(Outcome),
     /// `on_chunk` broke off: the chunk that it saw is withheld.
     BrokenOff(StopReason),
     /// The capture overflowed where that was asked to be an error: the chunk is withheld.
@@ -125,6 +128,7 @@ fn by_http(facts: &Facts) -> Verdict {
 
     match &facts.signal {
         Signal::Error(error) => return verdict(Failed(error.clone()), Evidence::Error, Upstream),
+        Signal::Finished(outcome) => return verdict(outcome.clone(), Evidence::Finished, Upstream),
         Signal::BrokenOff(reason) => return stopped(reason),
         Signal::TooLarge { limit } => {
             let error = StreamError::ContentTooLarge { limit: *limit };

@@ -119,6 +119,13 @@ impl Guard {
     }
 }
 
+impl Guard {
+    /// As [`settle`](Self::settle), for a stream with several ends; `None` if somebody did before.
+    pub(crate) fn settle_shared(&self, signal: Signal) -> Option<Option<StreamError>> {
+        Some(self.exchange.settle(signal, None)?.error)
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         if !self.settled {

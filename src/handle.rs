@@ -21,6 +21,10 @@ impl<C> Handle<C> {
     pub(crate) fn new(dispatcher: Arc<Dispatcher<C>>) -> Self {
         Self { dispatcher }
     }
+
+    pub(crate) fn dispatcher(&self) -> &Arc<Dispatcher<C>> {
+        &self.dispatcher
+    }
 }
 
 impl<C: Send + Sync + 'static> Handle<C> {

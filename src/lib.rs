@@ -86,7 +86,9 @@ mod tap;
 mod telemetry;
 mod watch;
 
-pub use self::accumulator::{Capture, Content, ContentAccumulator, ContentReader, ContentWriter, StreamChunk};
+pub use self::accumulator::{
+    Capture, Content, ContentAccumulator, ContentReader, ContentWriter, StreamChunk,
+};
 pub use self::admission::WhenFull;
 pub use self::backpressure::BackpressureStrategy;
 pub use self::body::AccumulatorBody;

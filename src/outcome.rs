@@ -58,6 +58,8 @@ pub enum Evidence {
     Dropped,
     /// Stopped on purpose: see [`StopReason`](crate::StopReason).
     Stopped,
+    /// The producer of a [`StreamPipeline`](crate::StreamPipeline) said so.
+    Finished,
     /// A limit of the layer's was met: a time limit, or a reader that was too far behind.
     Limit,
 }
@@ -140,6 +142,7 @@ impl Evidence {
             Self::Panic => "panic",
             Self::Dropped => "dropped",
             Self::Stopped => "stopped",
+            Self::Finished => "finished",
             Self::Limit => "limit",
         }
     }

@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::accumulator::{CaptureWriter, Capturing, Content, Keeping};
+use crate::accumulator::{CaptureWriter, Capturing, Content, ContentAccumulator, Keeping};
 use crate::backpressure::Pressure;
 use crate::ending::{Facts, Signal};
 use crate::error::StreamError;
@@ -161,6 +161,20 @@ impl Pipeline {
         }
     }
 
+    /// A stream that is no response: it has begun, and its content goes to `accumulator`.
+    pub(crate) fn without_head(
+        id: StreamId,
+        rules: &Arc<Rules>,
+        request: RequestHead,
+        accumulator: &Arc<ContentAccumulator>,
+        token: &CancellationToken,
+        span: Span,
+    ) -> Self {
+        let capture = Capturing::into(&rules.keeping, accumulator);
+        let stage = AtomicU8::new(Stage::HEADLESS.0 | Stage::POLLED.0);
+        Self { capture, stage, ..Self::new(id, rules, request, token, span) }
+    }
+
     pub(crate) fn id(&self) -> StreamId {
         self.id
     }
@@ -254,9 +268,13 @@ impl Pipeline {
     /// Chunks that the slowest reader that is waited for has not read, or that are not spilled yet; exact
     /// from the mark on. Has `waker` woken when the file comes nearer.
     pub(crate) fn lag(&self, writer: &CaptureWriter, waker: &Waker) -> u64 {
-        let mark = self.rules.pressure.high_water;
-        let readers = self.watch.get().map_or(0, |watch| watch.lag(writer.chunks(), mark));
-        readers.max(self.capture.spill_lag(writer, mark, waker))
+        let spill = self.capture.spill_lag(writer, self.rules.pressure.high_water, waker);
+        spill.max(self.readers_lag(writer.chunks()))
+    }
+
+    /// As [`lag`](Self::lag), of the readers alone, in a stream of so many chunks.
+    pub(crate) fn readers_lag(&self, chunks: u64) -> u64 {
+        self.watch.get().map_or(0, |watch| watch.lag(chunks, self.rules.pressure.high_water))
     }
 
     /// The writing end of the capture, for the body.
@@ -298,7 +316,7 @@ impl Pipeline {
         let panicked = stage.has(Stage::PANICKED);
         Facts {
             signal,
-            has_head: head.is_some(),
+            has_head: head.is_some() || stage.has(Stage::HEADLESS),
             // The bit is set after the poll: a panic in the first one leaves it unset.
             polled: stage.has(Stage::POLLED) || (panicked && head.is_some()),
             panicked,
@@ -403,6 +421,8 @@ impl Stage {
     pub(crate) const PENDING: Self = Self(1 << 3);
     /// The body waits for its readers.
     pub(crate) const GATED: Self = Self(1 << 4);
+    /// There is no response, and so no head to wait for.
+    pub(crate) const HEADLESS: Self = Self(1 << 5);
 
     pub(crate) fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0

@@ -1,18 +1,34 @@
 //! A pipeline for streams that are not HTTP bodies.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Wake, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flume::{Receiver, Sender};
+use http::{Method, Uri, Version};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::accumulator::ContentAccumulator;
+use crate::accumulator::{Capture, CaptureWriter, ContentAccumulator, Keeping, Pool};
+use crate::backpressure::{BackpressureStrategy, Pressure, Step, Throttle};
+use crate::budget::MemoryBudget;
+use crate::dispatch::{Config, Dispatcher};
+use crate::ending::Signal;
 use crate::error::StreamError;
+use crate::guard::{self, Guard};
+use crate::handle::Handle;
 use crate::id::StreamId;
+use crate::limits::TimeLimits;
 use crate::metrics::StreamMetrics;
 use crate::outcome::Outcome;
+use crate::pipeline::{Pipeline, RequestHead, Rules, StreamHandle};
+use crate::retry::RetryPolicy;
 use crate::stop::StopReason;
+use crate::tap::Tap;
+use crate::telemetry;
 
 /// What [`StreamPipeline::new`] keeps: as much as the layer does by default.
 const MAX_SIZE: usize = 1024 * 1024;
@@ -23,6 +39,11 @@ const MAX_SIZE: usize = 1024 * 1024;
 /// producer finds the far end of the channel free moves what waits there, and the others go on at once.
 /// Chunks of one producer keep their order. Content beyond the accumulator's limit is counted and not
 /// kept.
+///
+/// It is a stream like any other: it has metrics, taps, a backpressure strategy, an outcome that is decided
+/// once, and, [opened](StreamPipelineBuilder::open) for a layer, a record that goes to that layer's hooks,
+/// and a place in its audit. If the last clone is dropped before [`finish`](Self::finish), the stream was
+/// cancelled.
 ///
 /// Clones are of the same pipeline.
 ///
@@ -49,23 +70,39 @@ pub struct StreamPipeline {
 
 /// Builds a [`StreamPipeline`].
 #[derive(Clone, Debug)]
-#[must_use = "a builder does nothing until `build`"]
+#[must_use = "a builder does nothing until `build` or `open`"]
 pub struct StreamPipelineBuilder {
     buffer_limit: usize,
+    high_water_mark: u8,
+    strategy: BackpressureStrategy,
     max_size: usize,
-    token: CancellationToken,
+    budget: Option<MemoryBudget>,
+    token: Option<CancellationToken>,
+    method: Method,
+    uri: Uri,
 }
 
 struct Shared {
-    id: StreamId,
-    accumulator: ContentAccumulator,
-    metrics: StreamMetrics,
+    guard: Guard,
+    accumulator: Arc<ContentAccumulator>,
     token: CancellationToken,
     sender: Sender<Bytes>,
-    /// Whoever holds it is the one that moves chunks, and so the only writer of the metrics.
-    mover: Mutex<Receiver<Bytes>>,
-    outcome: OnceLock<Outcome>,
+    /// Whoever holds it is the one that moves chunks, and so the only writer of capture and metrics.
+    mover: Mutex<Mover>,
+    throttle: Mutex<Throttle>,
+    advanced: Arc<Advanced>,
+    /// Of `advanced`.
+    waker: Waker,
 }
+
+struct Mover {
+    waiting: Receiver<Bytes>,
+    writer: CaptureWriter,
+}
+
+/// Wakes all producers that wait for readers.
+#[derive(Default)]
+struct Advanced(Notify);
 
 // === impl StreamPipeline ===
 
@@ -78,20 +115,35 @@ impl StreamPipeline {
 
     /// A builder with the documented defaults.
     pub fn builder() -> StreamPipelineBuilder {
-        StreamPipelineBuilder { buffer_limit: 64, max_size: MAX_SIZE, token: CancellationToken::new() }
+        StreamPipelineBuilder {
+            buffer_limit: 64,
+            high_water_mark: 80,
+            strategy: BackpressureStrategy::default(),
+            max_size: MAX_SIZE,
+            budget: None,
+            token: None,
+            method: Method::GET,
+            uri: Uri::default(),
+        }
     }
 
     /// The id of this stream.
     pub fn id(&self) -> StreamId {
-        self.shared.id
+        self.pipeline().id()
     }
 
-    /// Appends a chunk. Waits while the channel is full.
+    /// The stream's handle: the one that [`Handle::streams`] lists.
+    pub fn handle(&self) -> &StreamHandle {
+        self.shared.guard.handle()
+    }
+
+    /// Appends a chunk. Waits while the channel is full, and while a reader that asked to be waited for is
+    /// behind, as the backpressure strategy says.
     ///
     /// # Errors
     ///
-    /// [`StreamError::Stopped`] where the pipeline was finished or its token cancelled. The chunk is then
-    /// not appended, unless it waited and was taken in that very moment.
+    /// [`StreamError::Stopped`] where the pipeline was finished or its token cancelled, or the error that
+    /// ended it. The chunk is then not appended, unless it waited and was taken in that very moment.
     ///
     /// # Cancel safety
     ///
@@ -99,13 +151,16 @@ impl StreamPipeline {
     pub async fn push(&self, chunk: Bytes) -> Result<(), StreamError> {
         let shared = &*self.shared;
         shared.check()?;
+        if self.pipeline().capture().is_watched() {
+            shared.wait_for_readers().await?;
+        }
         if let Err(full) = shared.sender.try_send(chunk) {
             let sending = shared.sender.send_async(full.into_inner());
             tokio::select! {
                 // In this order: a chunk that was taken while it waited is no error.
                 biased;
                 sent = sending => sent.map_err(|_| stopped())?,
-                () = shared.token.cancelled() => return Err(stopped()),
+                () = shared.token.cancelled() => return Err(shared.check().err().unwrap_or_else(stopped)),
             }
         }
         shared.move_all();
@@ -119,17 +174,23 @@ impl StreamPipeline {
 
     /// The stream's numbers.
     pub fn metrics(&self) -> &StreamMetrics {
-        &self.shared.metrics
+        self.pipeline().metrics()
     }
 
-    /// The accumulator that the chunks end in.
+    /// The accumulator that the chunks end in. What is appended to it by hand is content, too, but is not
+    /// counted.
     pub fn accumulator(&self) -> &ContentAccumulator {
         &self.shared.accumulator
     }
 
+    /// A live reader of this stream's chunks, as [`StreamHandle::tap`] gives one.
+    pub fn tap(&self) -> Tap {
+        self.handle().tap()
+    }
+
     /// How the pipeline was finished.
     pub fn outcome(&self) -> Option<&Outcome> {
-        self.shared.outcome.get()
+        self.pipeline().outcome()
     }
 
     /// Ends the stream. The first call wins: later ones change nothing and return false.
@@ -137,23 +198,20 @@ impl StreamPipeline {
     /// Chunks whose `push` has returned are in the accumulator. Any other outcome than `Completed`
     /// cancels the pipeline's token.
     pub fn finish(&self, outcome: Outcome) -> bool {
-        let completed = outcome == Outcome::Completed;
-        if self.shared.outcome.set(outcome).is_err() {
-            return false;
-        }
         self.shared.move_all();
-        if !completed {
-            self.shared.token.cancel();
-        }
-        true
+        self.shared.end(Signal::Finished(outcome)).is_some()
+    }
+
+    fn pipeline(&self) -> &Pipeline {
+        self.shared.guard.pipeline()
     }
 }
 
 impl fmt::Debug for StreamPipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamPipeline")
-            .field("id", &self.shared.id)
-            .field("bytes", &self.shared.metrics.bytes())
+            .field("id", &self.id())
+            .field("bytes", &self.metrics().bytes())
             .field("outcome", &self.outcome())
             .finish_non_exhaustive()
     }
@@ -162,9 +220,23 @@ impl fmt::Debug for StreamPipeline {
 // === impl StreamPipelineBuilder ===
 
 impl StreamPipelineBuilder {
-    /// How many chunks wait in the channel at the most. Default 64; 0 counts as 1.
+    /// How many chunks wait in the channel at the most, and how many a reader that is waited for may be
+    /// behind. Default 64; 0 counts as 1.
     pub fn buffer_limit(mut self, chunks: usize) -> Self {
-        self.buffer_limit = chunks;
+        self.buffer_limit = chunks.max(1);
+        self
+    }
+
+    /// At how many per cent of the buffer limit throttling starts. Default 80; at most 100.
+    pub fn high_water_mark(mut self, percent: u8) -> Self {
+        self.high_water_mark = percent.min(100);
+        self
+    }
+
+    /// What a producer does when a reader that asked to be waited for falls behind. Default
+    /// [`BackpressureStrategy::default`].
+    pub fn backpressure(mut self, strategy: BackpressureStrategy) -> Self {
+        self.strategy = strategy;
         self
     }
 
@@ -174,26 +246,129 @@ impl StreamPipelineBuilder {
         self
     }
 
-    /// The token of which the pipeline's is a child. By default it has no parent.
-    pub fn token(mut self, parent: &CancellationToken) -> Self {
-        self.token = parent.child_token();
+    /// What its memory is charged to. Default: the budget of the layer that it is opened for, if any.
+    pub fn memory_budget(mut self, budget: &MemoryBudget) -> Self {
+        self.budget = Some(budget.clone());
         self
     }
 
-    /// Builds the pipeline.
+    /// The token of which the pipeline's is a child. Default: that of the layer that it is opened for, if
+    /// any.
+    pub fn token(mut self, parent: &CancellationToken) -> Self {
+        self.token = Some(parent.clone());
+        self
+    }
+
+    /// What stands for the request in the record. Default `GET /`.
+    pub fn request(mut self, method: Method, uri: Uri) -> Self {
+        (self.method, self.uri) = (method, uri);
+        self
+    }
+
+    /// Builds the pipeline. It belongs to no layer, and no hook gets its record.
     pub fn build(self) -> StreamPipeline {
-        // flume takes 0 for a rendezvous, which nobody would keep here.
-        let (sender, receiver) = flume::bounded(self.buffer_limit.max(1));
+        let budget = self.budget.clone().unwrap_or_else(MemoryBudget::unlimited);
+        let config = Config {
+            retry: RetryPolicy::default(),
+            hook_timeout: Duration::MAX,
+            workers: 1,
+            max_in_flight: 1,
+            dead_letters: 1,
+            on_dead_letter: None,
+            limits: TimeLimits::default(),
+            budget,
+        };
+        let dispatcher = Arc::new(Dispatcher::<()>::new(config, Vec::new()));
+        let slots = Arc::clone(dispatcher.slots());
+        let slot = slots.try_acquire_owned().expect("the only one is free");
+        self.start(&dispatcher, slot, ())
+    }
+
+    /// Opens the pipeline as a stream of a layer: its record goes to that layer's hooks, with `context`.
+    /// Waits for a slot, and for memory.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use streaming_accumulator::{Outcome, StreamPipeline, StreamingAccumulatorLayer};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let layer = StreamingAccumulatorLayer::builder()
+    ///     .context(|_| "from HTTP")
+    ///     .on_complete(|record| async move { println!("{:?}: {record:?}", record.context()) })
+    ///     .build()?;
+    /// let pipeline = StreamPipeline::builder().open(&layer.handle(), "from a queue").await?;
+    /// pipeline.push(Bytes::from_static(b"hello")).await?;
+    /// pipeline.finish(Outcome::Completed);
+    /// layer.handle().shutdown(std::time::Duration::from_secs(5)).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Stopped`] where the layer's shutdown has begun.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped while it waits, it has opened nothing.
+    pub async fn open<C: Send + Sync + 'static>(
+        self,
+        handle: &Handle<C>,
+        context: C,
+    ) -> Result<StreamPipeline, StreamError> {
+        let dispatcher = handle.dispatcher();
+        dispatcher.start();
+        let slot = dispatcher.slot().await;
+        let slot = slot.ok_or(StreamError::Stopped { reason: StopReason::Shutdown })?;
+        Ok(self.start(dispatcher, slot, context))
+    }
+
+    fn start<C: Send + Sync + 'static>(
+        self,
+        dispatcher: &Arc<Dispatcher<C>>,
+        slot: OwnedSemaphorePermit,
+        context: C,
+    ) -> StreamPipeline {
+        let budget = self.budget.as_ref().unwrap_or(dispatcher.budget());
+        let pool = Arc::new(Pool::new(budget.clone()));
+        let accumulator = Arc::new(ContentAccumulator::charged(self.max_size, &pool));
+        let token = self.token.as_ref().unwrap_or(dispatcher.token());
+        let id = StreamId::new();
+        let span = telemetry::stream(id, &self.method, self.uri.path());
+        let rules = Arc::new(self.rules(pool));
+        let head = RequestHead { method: self.method, uri: self.uri, version: Version::default() };
+        let pipeline = Pipeline::without_head(id, &rules, head, &accumulator, token, span);
+        let guard = guard::open(dispatcher, pipeline, slot, |_| Some(context));
+
+        let (sender, waiting) = flume::bounded(self.buffer_limit);
+        let advanced = Arc::new(Advanced::default());
         let shared = Shared {
-            id: StreamId::new(),
-            accumulator: ContentAccumulator::new(self.max_size),
-            metrics: StreamMetrics::start(),
-            token: self.token,
+            accumulator,
+            token: guard.handle().cancellation_token(),
             sender,
-            mover: Mutex::new(receiver),
-            outcome: OnceLock::new(),
+            mover: Mutex::new(Mover { waiting, writer: guard.pipeline().writer() }),
+            throttle: Mutex::default(),
+            waker: Arc::clone(&advanced).into(),
+            advanced,
+            guard,
         };
         StreamPipeline { shared: Arc::new(shared) }
+    }
+
+    fn rules(&self, pool: Arc<Pool>) -> Rules {
+        let buffer_limit = self.buffer_limit as u64;
+        let high_water = (buffer_limit * u64::from(self.high_water_mark)).div_ceil(100);
+        let pressure = Pressure { strategy: self.strategy, buffer_limit, high_water };
+        let drops_oldest = pressure.drops_oldest();
+        let capture = Capture::all(self.max_size);
+        let keeping = Keeping { capture, pool, buffer_limit, archivist: None, drops_oldest };
+        Rules {
+            keeping: Arc::new(keeping),
+            pressure,
+            max_bytes_per_second: None,
+            limits: TimeLimits::default(),
+        }
     }
 }
 
@@ -201,10 +376,16 @@ impl StreamPipelineBuilder {
 
 impl Shared {
     fn check(&self) -> Result<(), StreamError> {
-        if self.outcome.get().is_some() || self.token.is_cancelled() {
-            return Err(stopped());
+        let pipeline = self.guard.pipeline();
+        if let Some(outcome) = pipeline.outcome() {
+            return Err(outcome.error().cloned().unwrap_or_else(stopped));
         }
-        Ok(())
+        if self.token.is_cancelled() { Err(stopped()) } else { Ok(()) }
+    }
+
+    /// Settles the stream, unless somebody did before; then the error with which it ended, if any.
+    fn end(&self, signal: Signal) -> Option<Option<StreamError>> {
+        self.guard.settle_shared(signal)
     }
 
     /// Moves what waits in the channel into the accumulator, unless somebody else is at it.
@@ -213,18 +394,92 @@ impl Shared {
         // went on because of that, is moved by the one who held it.
         while !self.sender.is_empty() {
             // Poisoned only if the accumulator itself panicked.
-            let Ok(waiting) = self.mover.try_lock() else {
+            let Ok(mut mover) = self.mover.try_lock() else {
                 return;
             };
+            let Mover { waiting, writer } = &mut *mover;
             for chunk in waiting.try_iter() {
-                let bytes = chunk.len();
-                // A chunk beyond the limit is counted and not kept: the snapshot says that it is truncated.
-                let _ = self.accumulator.append(chunk);
-                if bytes > 0 {
-                    self.metrics.record_chunk(bytes, self.metrics.now())
-                }
+                // Beyond the limit it is counted and not kept: the snapshot says that it is truncated.
+                self.guard.pipeline().record_chunk(writer, &chunk);
             }
         }
+    }
+
+    /// Does to this producer what [`Gate`](crate::gate::Gate) does to a body; there may be several at once.
+    async fn wait_for_readers(&self) -> Result<(), StreamError> {
+        let pipeline = self.guard.pipeline();
+        let pressure = pipeline.pressure();
+        let mut deadline = None;
+        while !pressure.drops_oldest() {
+            let advanced = self.advanced.0.notified();
+            tokio::pin!(advanced);
+            // Before the look at the lag: what is read after it is not missed.
+            advanced.as_mut().enable();
+            pipeline.wake_on_stop(&self.waker);
+            pipeline.set_gated(true);
+            self.check()?;
+            let lag = self.lag();
+            let step = self.throttle().step(pressure, lag);
+            match step {
+                Step::Go => return Ok(()),
+                Step::Delay(delay) => return self.delay(delay).await,
+                Step::Hold(None) => advanced.await,
+                Step::Hold(Some(longest)) => {
+                    let until = *deadline.get_or_insert_with(|| Instant::now() + longest);
+                    if timeout_at(until, advanced).await.is_err() {
+                        return self.too_far(lag);
+                    }
+                }
+                Step::Fail => return self.too_far(lag),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits so long, or until the readers are near again.
+    async fn delay(&self, delay: Duration) -> Result<(), StreamError> {
+        let timer = sleep(delay);
+        tokio::pin!(timer);
+        let pipeline = self.guard.pipeline();
+        loop {
+            let advanced = self.advanced.0.notified();
+            tokio::pin!(advanced);
+            advanced.as_mut().enable();
+            pipeline.wake_on_stop(&self.waker);
+            self.check()?;
+            if self.lag() < pipeline.pressure().high_water {
+                return Ok(());
+            }
+            tokio::select! {
+                () = &mut timer => return Ok(()),
+                () = advanced => {}
+            }
+        }
+    }
+
+    fn lag(&self) -> u64 {
+        let pipeline = self.guard.pipeline();
+        pipeline.readers_lag(pipeline.metrics().chunks())
+    }
+
+    fn too_far(&self, lag: u64) -> Result<(), StreamError> {
+        let limit = self.guard.pipeline().pressure().buffer_limit;
+        let error = StreamError::Backpressure { lag, limit };
+        let ended = self.end(Signal::Limit(error));
+        Err(ended.flatten().or_else(|| self.check().err()).unwrap_or_else(stopped))
+    }
+
+    fn throttle(&self) -> MutexGuard<'_, Throttle> {
+        // Nothing can panic under this lock.
+        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Advanced ===
+
+impl Wake for Advanced {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_waiters();
     }
 }
 

@@ -8,9 +8,20 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["error", "outcome", "id", "stop", "budget", "limits"],
     &["accumulator", "backpressure", "ending", "metrics", "retry", "telemetry"],
-    &["watch", "pipeline", "tap", "record", "stream_pipeline"],
+    &["watch", "pipeline", "tap", "record"],
     &["hook", "dispatch"],
-    &["guard", "gate", "body", "admission", "future", "service", "layer", "builder", "handle"],
+    &[
+        "guard",
+        "gate",
+        "body",
+        "admission",
+        "future",
+        "service",
+        "layer",
+        "builder",
+        "handle",
+        "stream_pipeline",
+    ],
     &["lib"],
 ];
 

@@ -86,6 +86,13 @@ impl Block {
         Self::with(words::zeroed(bytes))
     }
 
+    /// A block for many writers, which nobody's budget is charged for.
+    pub(super) fn zeroed(place: Place, bytes: usize) -> Self {
+        let mut block = Self::new(bytes);
+        block.place(place, None);
+        block
+    }
+
     fn with(words: Words) -> Self {
         Self {
             place: Place::default(),

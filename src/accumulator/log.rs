@@ -51,6 +51,8 @@ pub(crate) struct Writer {
 #[derive(Debug)]
 pub(super) struct Writers {
     first: Link,
+    /// Whose budget its memory is charged to.
+    pool: Option<Arc<Pool>>,
     rules: Rules,
     /// The last block, or the one before it; null before there is one.
     last: AtomicPtr<Block>,
@@ -289,9 +291,11 @@ impl Writer {
 // === impl Writers ===
 
 impl Writers {
-    pub(super) fn new(limit: u64) -> Self {
+    /// `pool` is whose budget its memory is charged to.
+    pub(super) fn new(limit: u64, pool: Option<&Arc<Pool>>) -> Self {
         Self {
             first: Link::new(),
+            pool: pool.cloned(),
             rules: Rules::limited(limit),
             last: AtomicPtr::new(std::ptr::null_mut()),
             overflowed: AtomicBool::new(false),
@@ -300,6 +304,22 @@ impl Writers {
 
     pub(super) fn limit(&self) -> u64 {
         self.rules.limit
+    }
+
+    pub(super) fn first(&self) -> Option<Arc<Block>> {
+        self.first.cloned()
+    }
+
+    /// Takes nothing more.
+    pub(super) fn close(&self) {
+        // Release pairs with the Acquire in `have_overflowed`.
+        self.overflowed.store(true, Ordering::Release);
+        if let Some(mut last) = self.last() {
+            while let Some(next) = last.next().get() {
+                last = next;
+            }
+            last.close();
+        }
     }
 
     pub(super) fn have_overflowed(&self) -> bool {
@@ -325,6 +345,9 @@ impl Writers {
         if len == 0 {
             return true;
         }
+        if len >= BY_REFERENCE && !self.charge(len) {
+            return false;
+        }
         while !self.have_overflowed() {
             let last = self.last();
             if let Some(block) = last
@@ -335,7 +358,19 @@ impl Writers {
             }
             self.grow(last, len);
         }
+        if let (true, Some(pool)) = (len >= BY_REFERENCE, &self.pool) {
+            pool.budget().release(len as u64);
+        }
         false
+    }
+
+    /// Charges a chunk that is kept by reference.
+    fn charge(&self, len: usize) -> bool {
+        let charged = self.pool.as_ref().is_none_or(|pool| pool.budget().charge(len as u64, Mark::Head));
+        if !charged {
+            self.close();
+        }
+        charged
     }
 
     #[inline]
@@ -364,8 +399,14 @@ impl Writers {
         let link = full.map_or(&self.first, Block::next);
         if link.as_ptr().is_null() {
             let before = full.map_or(0, Block::capacity);
-            let mut block = Block::new(self.rules.size(before, len, left));
-            block.place(self.rules.place(end, len), None);
+            let (size, place) = (self.rules.size(before, len, left), self.rules.place(end, len));
+            let block = match &self.pool {
+                Some(pool) => pool.take_zeroed(place, size, Mark::Head),
+                None => Some(Block::zeroed(place, size)),
+            };
+            let Some(block) = block else {
+                return self.close();
+            };
             // Whoever loses the race goes on with the other's.
             let _ = link.set(Arc::new(block));
         }
@@ -384,7 +425,7 @@ impl Writers {
 
     /// What is published: a prefix of what was appended.
     pub(super) fn published(&self) -> Option<Part> {
-        let first = self.first.cloned()?;
+        let first = self.first()?;
         let mut block = &*first;
         let mut cursor = Cursor::default();
         let mut len = 0;

@@ -48,6 +48,7 @@ mod unit;
 mod words;
 mod writer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -89,7 +90,12 @@ pub struct ContentAccumulator {
 impl ContentAccumulator {
     /// An accumulator for at most `max_size` bytes of content. It holds no block until the first chunk.
     pub fn new(max_size: usize) -> Self {
-        Self { log: Writers::new(max_size as u64) }
+        Self { log: Writers::new(max_size as u64, None) }
+    }
+
+    /// As [`new`](Self::new), with its memory charged to `pool`'s budget.
+    pub(crate) fn charged(max_size: usize, pool: &Arc<Pool>) -> Self {
+        Self { log: Writers::new(max_size as u64, Some(pool)) }
     }
 
     /// Appends a chunk.
@@ -109,8 +115,10 @@ impl ContentAccumulator {
     #[inline]
     pub fn append_at(&self, chunk: Bytes, arrival: Duration) -> Result<(), StreamError> {
         let at = (arrival.as_nanos() >> 10) as u64;
-        let appended = self.log.append(chunk, at);
-        appended.then_some(()).ok_or(StreamError::ContentTooLarge { limit: self.log.limit() })
+        self.log
+            .append(chunk, at)
+            .then_some(())
+            .ok_or(StreamError::ContentTooLarge { limit: self.log.limit() })
     }
 
     /// Bytes appended; a chunk that is being appended right now may be counted.

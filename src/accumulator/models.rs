@@ -8,7 +8,7 @@ use bytes::Bytes;
 use loom::thread;
 
 use super::block::{Block, Cursor, Entry, Place, Tail};
-use super::content::Content;
+use super::content::{Content, Piece};
 use super::link::Link;
 use super::log::{Log, Rules, Writer, Writers};
 use crate::budget::Mark;
@@ -126,14 +126,14 @@ fn a_link_that_two_set_is_set_once() {
 fn no_chunk_is_lost_or_doubled_when_two_go_on_to_a_new_block() {
     loom::model(|| {
         // Under loom a block has room for two of the chunks.
-        let log = Arc::new(Writers::new(100));
+        let log = Arc::new(Writers::new(100, None));
         assert!(log.append(A, 0) && log.append(A, 0));
         let other = Arc::clone(&log);
         let writer = thread::spawn(move || assert!(other.append(B, 0)));
         assert!(log.append(B, 0));
         writer.join().unwrap();
         assert_eq!(log.len(), 32);
-        let content = Content::new(log.published(), None, false);
+        let content = Content::new(log.published().map(Piece::Part), None, false);
         assert_eq!(content.chunks().collect::<Vec<_>>(), [A, A, B, B]);
     });
 }
@@ -149,7 +149,7 @@ fn a_snapshot_across_a_new_block_is_a_prefix() {
                 writer.append_to(&other, &pool, Mark::Full, &chunk, 0).unwrap();
             }
         });
-        let content = Content::new(log.part(), None, false);
+        let content = Content::new(log.part().map(Piece::Part), None, false);
         let seen: Vec<_> = content.chunks().collect();
         assert!([A, A, B].starts_with(&seen), "{seen:?}");
         assert_eq!(content.len(), seen.iter().map(Bytes::len).sum::<usize>());

@@ -52,6 +52,15 @@ impl Pool {
         Some(block)
     }
 
+    /// As [`take`](Self::take), for many writers: nothing was in it before.
+    pub(super) fn take_zeroed(self: &Arc<Self>, place: Place, bytes: usize, mark: Mark) -> Option<Block> {
+        self.budget.charge(bytes as u64 + BESIDE, mark).then(|| {
+            let mut block = Block::new(bytes);
+            block.place(place, Some(Arc::clone(self)));
+            block
+        })
+    }
+
     /// Takes back a block's charge, with `referenced` bytes that it kept by reference.
     pub(super) fn release(&self, bytes: usize, referenced: u64) {
         self.budget.release(bytes as u64 + BESIDE + referenced);

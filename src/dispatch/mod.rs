@@ -135,6 +135,16 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
         &self.slots
     }
 
+    /// A slot, as soon as there is one and the memory budget has room; `None` once the shutdown has begun.
+    pub(crate) fn slot(&self) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + use<C> {
+        let (slots, budget) = (Arc::clone(&self.slots), self.budget.clone());
+        let closing = self.closing.clone();
+        async move {
+            let slot = slots.acquire_owned().await.ok()?;
+            closing.run_until_cancelled(budget.room()).await.map(|()| slot)
+        }
+    }
+
     /// Whether the shutdown has begun.
     pub(crate) fn is_closed(&self) -> bool {
         self.slots.is_closed()
@@ -144,11 +154,6 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
     fn close(&self) {
         self.slots.close();
         self.closing.cancel();
-    }
-
-    /// Cancelled when the shutdown begins.
-    pub(crate) fn closing(&self) -> &CancellationToken {
-        &self.closing
     }
 
     /// A call got a 503.
