@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,9 +13,6 @@ use crate::budget::{Mark, MemoryBudget};
 
 /// Bytes before each chunk: its length and its arrival.
 const HEADER: usize = 16;
-
-/// Chunks from this size on are not copied to be written.
-const WRITTEN_ALONE: usize = 64 * 1024;
 
 /// A run of chunks.
 #[derive(Clone, Debug)]
@@ -105,18 +102,11 @@ impl Packing {
             return Ok(unit(file.append(|file| file.write_all(&bytes))?, true));
         }
         let written = file.append(|file| {
-            let mut packed = Vec::new();
-            for (chunk, at) in &self.chunks {
-                packed.extend_from_slice(&header(chunk, *at));
-                if chunk.len() < WRITTEN_ALONE {
-                    packed.extend_from_slice(chunk);
-                } else {
-                    file.write_all(&packed)?;
-                    file.write_all(chunk)?;
-                    packed.clear();
-                }
-            }
-            file.write_all(&packed)
+            let headers: Vec<_> = self.chunks.iter().map(|(chunk, at)| header(chunk, *at)).collect();
+            let parts = headers.iter().zip(&self.chunks);
+            let mut slices: Vec<_> =
+                parts.flat_map(|(header, (chunk, _))| [IoSlice::new(header), IoSlice::new(chunk)]).collect();
+            write_all_vectored(file, &mut slices)
         })?;
         Ok(unit(written, false))
     }
@@ -127,6 +117,21 @@ fn header(chunk: &Bytes, at: u64) -> [u8; HEADER] {
     header[..8].copy_from_slice(&(chunk.len() as u64).to_le_bytes());
     header[8..].copy_from_slice(&at.to_le_bytes());
     header
+}
+
+/// Writes chunks from where they are: one call for many.
+fn write_all_vectored(file: &mut File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    // Takes away what is empty.
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(feature = "compression")]
