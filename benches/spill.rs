@@ -21,9 +21,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use streaming_accumulator::{
-    BoxError, Capture, MemoryBudget, StreamRecord, StreamingAccumulatorLayer,
-};
+use streaming_accumulator::{BoxError, Capture, MemoryBudget, StreamRecord, StreamingAccumulatorLayer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::time::Instant;

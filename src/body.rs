@@ -240,11 +240,15 @@ impl<B> Projected<'_, B> {
     /// Ends the body because of a reader that is too far behind.
     #[cold]
     fn limit(self, error: StreamError) -> Polled {
-        let settled = self.guard.as_mut().and_then(|guard| guard.settle(Signal::Limit(error), None));
-        match settled {
-            Some(error) => self.end_with(error.into()),
+        let Some(guard) = self.guard.as_mut() else {
+            return Poll::Ready(None);
+        };
+        match guard.settle_shared(Signal::Limit(error.clone())) {
+            Some(Some(error)) => self.end_with(error.into()),
+            // Somebody stopped the stream in this very moment. The client is told ours.
+            None => self.end_with(error.into()),
             // It had handed over all that it declared.
-            None => {
+            Some(None) => {
                 *self.ended = true;
                 Poll::Ready(None)
             }

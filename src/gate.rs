@@ -139,6 +139,7 @@ impl Gate {
                         self.state = State::Held { timed: longest.is_some() };
                     }
                 },
+                State::Paid if lag < pressure.high_water => self.state = State::Open,
                 State::Paid if lag < pressure.buffer_limit => return Poll::Ready(Ok(())),
                 State::Paid => self.state = State::Open,
                 State::Delayed | State::Held { .. } => {

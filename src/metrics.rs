@@ -83,7 +83,8 @@ impl StreamMetrics {
 
     /// Data frames pulled that held at least one byte.
     pub fn chunks(&self) -> u64 {
-        self.chunks.load(Relaxed)
+        // Pairs with the Release in `record_chunk`: the chunks counted are seen to be kept.
+        self.chunks.load(Acquire)
     }
 
     /// Frames pulled: data, empty data, trailers.
@@ -152,7 +153,7 @@ impl StreamMetrics {
     pub(crate) fn record_chunk(&self, bytes: usize, now: u64) {
         let pulled = self.bytes.load(Relaxed) + bytes as u64;
         self.bytes.store(pulled, Release);
-        add(&self.chunks, 1);
+        self.chunks.store(self.chunks.load(Relaxed) + 1, Release);
         let last = self.last_chunk.load(Relaxed);
         self.last_chunk.store(now, Relaxed);
         // Counters of two cores may be a few ticks apart.

@@ -290,15 +290,23 @@ impl Pipeline {
         }
         let now = self.metrics.now();
         let watched = self.capture.is_watched();
+        let watch = if watched { self.watch.get() } else { None };
+        if let Some(watch) = watch {
+            self.capture.set_needed(if self.pressure().drops_oldest() { u64::MAX } else { watch.slowest() });
+        }
         // Kept before counted, so that whoever sees the count finds the bytes.
-        if !writer.is_idle() {
+        if writer.keeps() {
             self.capture.append(writer, chunk, self.metrics.arrival(now));
         } else if watched {
-            self.capture.resume(writer, self.metrics.bytes(), self.metrics.chunks());
+            if writer.is_idle() {
+                self.capture.resume(writer, self.metrics.bytes(), self.metrics.chunks());
+            }
             self.capture.append(writer, chunk, self.metrics.arrival(now));
+        } else if !writer.is_idle() {
+            self.capture.pause(writer);
         }
         self.metrics.record_chunk(chunk.len(), now);
-        if watched && let Some(watch) = self.watch.get() {
+        if let Some(watch) = watch {
             watch.ring();
         }
     }

@@ -7,11 +7,16 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use tokio::task::coop;
 
 use crate::accumulator::{Read, Reader, StreamChunk};
 use crate::outcome::Outcome;
 use crate::pipeline::{Pipeline, StreamHandle};
 use crate::watch::{Position, Sleeper, Watch};
+
+/// Chunks after which a reader that is waited for looks up the slowest one: what that one has read need not
+/// be kept.
+const LOOK_EVERY: u64 = 64;
 
 /// A live, independent reader of one stream's chunks.
 ///
@@ -19,8 +24,9 @@ use crate::watch::{Position, Sleeper, Watch};
 /// It ends when the stream has ended and all is read; [`outcome`](Self::outcome) then tells how. Taps do
 /// not see each other, and any number of them costs the stream no more than one.
 ///
-/// A tap that is behind *misses* chunks: only [`buffer_limit`](crate::Builder::buffer_limit) of them stay
-/// readable, beside what is captured. [`missed`](Self::missed) counts them. A tap that must not miss any
+/// A tap that is behind *misses* chunks: only the last [`buffer_limit`](crate::Builder::buffer_limit) of
+/// them, and of those about 1 MiB, stay readable, beside what is captured in memory.
+/// [`missed`](Self::missed) counts them. A tap that must not miss any
 /// asks to be [`waited`](Self::waited) for; then the layer's
 /// [`BackpressureStrategy`](crate::BackpressureStrategy) holds.
 ///
@@ -95,7 +101,7 @@ impl StreamHandle {
     /// A live reader of this stream's chunks.
     ///
     /// Inside a tokio runtime the first one spawns a small task that wakes this stream's readers; it ends
-    /// with the stream or its last reader.
+    /// with the stream. That runtime must be driven as long as there are readers.
     pub fn tap(&self) -> Tap {
         Tap { feed: Feed::new(self.pipeline()), sleeper: Sleeper::default() }
     }
@@ -226,14 +232,17 @@ impl Feed {
     fn new(pipeline: &Arc<Pipeline>) -> Self {
         let watch = Arc::clone(pipeline.watch());
         watch.count(true, |watched| pipeline.capture().set_watched(watched));
+        let chunks = pipeline.metrics().chunks();
         watch.start_relay();
-        Self { pipeline: Arc::clone(pipeline), watch, reader: Reader::default(), position: None, missed: 0 }
+        let reader = Reader::new(pipeline.capture(), chunks);
+        Self { pipeline: Arc::clone(pipeline), watch, reader, position: None, missed: 0 }
     }
 
     fn be_waited_for(&mut self) {
         if self.position.is_none() {
             // What is there already does not count.
-            let chunks = self.reader.index() + self.reader.lag(self.pipeline.capture());
+            let kept = self.reader.index() + self.reader.lag(self.pipeline.capture());
+            let chunks = kept.max(self.pipeline.metrics().chunks());
             self.position = Some(self.watch.wait_for(chunks));
         }
     }
@@ -254,7 +263,11 @@ impl Feed {
             }
         };
         if let Some(position) = &self.position {
-            position.advance(self.reader.index());
+            let chunks = self.reader.index();
+            position.advance(chunks);
+            if chunks.is_multiple_of(LOOK_EVERY) {
+                self.watch.find_slowest();
+            }
             self.pipeline.reader_advanced();
         }
         next
@@ -281,9 +294,14 @@ impl Sleeper {
         cx: &mut Context<'_>,
         mut next: impl FnMut() -> Next,
     ) -> Poll<Option<StreamChunk>> {
+        // A reader that is always behind shares its thread with others all the same.
+        let budget = ready!(coop::poll_proceed(cx));
         loop {
             match next() {
-                Next::Chunk(chunk) => return Poll::Ready(Some(chunk)),
+                Next::Chunk(chunk) => {
+                    budget.made_progress();
+                    return Poll::Ready(Some(chunk));
+                }
                 Next::End => return Poll::Ready(None),
                 Next::Nothing => {}
             }

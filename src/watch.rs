@@ -67,7 +67,7 @@ impl Watch {
     pub(crate) fn new() -> Self {
         Self {
             readers: Mutex::default(),
-            slowest: AtomicU64::new(0),
+            slowest: AtomicU64::new(u64::MAX),
             waited: AtomicBool::new(false),
             bell: Arc::default(),
         }
@@ -108,9 +108,22 @@ impl Watch {
         if lag < mark {
             return lag;
         }
-        let slowest = slowest(&self.readers().waited);
+        end.saturating_sub(self.find_slowest())
+    }
+
+    /// Has the body know how far the slowest reader is, which it else looks up only when it must.
+    pub(crate) fn find_slowest(&self) -> u64 {
+        let readers = self.readers();
+        let slowest = slowest(&readers.waited);
+        // Under the lock, so that no reader that comes meanwhile is overlooked.
         self.slowest.store(slowest, Relaxed);
-        end.saturating_sub(slowest)
+        slowest
+    }
+
+    /// No reader that is waited for is behind this.
+    #[inline]
+    pub(crate) fn slowest(&self) -> u64 {
+        self.slowest.load(Relaxed)
     }
 
     /// Tells the readers that there is a new chunk.

@@ -5,7 +5,7 @@
 //! read. A stream that is only captured from its head never has a live log, and one that is neither
 //! captured nor tapped has none of the two. What a head holds may be moved on, to an archive.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
@@ -26,12 +26,15 @@ const SHORT_TAIL: u64 = 16 * 1024;
 /// Bytes of chunks for taps by which the blocks of a live log are sized that keeps no tail.
 const FOR_TAPS: u64 = 64 * 1024;
 
+/// Bytes of chunks that stay readable for taps that nobody waits for.
+const READABLE: u64 = 1024 * 1024;
+
 /// What the accumulators of a layer's streams are made by.
 #[derive(Debug)]
 pub(crate) struct Keeping {
     pub(crate) capture: Capture,
     pub(crate) pool: Arc<Pool>,
-    /// Chunks that stay readable for a tap that is behind.
+    /// Chunks that stay readable for a tap that is behind and not waited for, if they are not too large.
     pub(crate) buffer_limit: u64,
     /// Who moves content out of memory, where that is wanted.
     pub(crate) archivist: Option<Arc<Archivist>>,
@@ -48,6 +51,11 @@ pub(crate) struct Capturing {
     /// Bytes of the live log that are part of the content.
     keep: AtomicU64,
     watched: AtomicBool,
+    /// Chunks of the stream up to the last that found no room for taps.
+    lost: AtomicU64,
+    is_complete: AtomicBool,
+    /// Chunks before this one every reader has read that is waited for.
+    needed: AtomicU64,
 }
 
 /// The writing end of a [`Capturing`], for the one task that polls the body.
@@ -71,7 +79,10 @@ enum Head {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Place {
     Head,
-    Live,
+    /// To the live log, which keeps a tail of them.
+    Tail,
+    /// To the live log, for taps alone.
+    Taps,
     #[default]
     Nowhere,
 }
@@ -91,6 +102,9 @@ impl Capturing {
             live: OnceLock::new(),
             keep: AtomicU64::new(keep),
             watched: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+            is_complete: AtomicBool::new(false),
+            needed: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -102,7 +116,7 @@ impl Capturing {
     /// The writing end. There must be one only.
     pub(crate) fn writer(&self) -> CaptureWriter {
         let place = match self.head {
-            Head::None if self.keep() > 0 => Place::Live,
+            Head::None if self.keep() > 0 => Place::Tail,
             Head::None => Place::Nowhere,
             _ => Place::Head,
         };
@@ -117,6 +131,15 @@ impl Capturing {
 
     pub(crate) fn set_watched(&self, watched: bool) {
         self.watched.store(watched, Ordering::SeqCst);
+        if !watched {
+            self.trim_to_tail();
+        }
+    }
+
+    /// Chunks before `chunks` are needed by no reader that is waited for.
+    #[inline]
+    pub(crate) fn set_needed(&self, chunks: u64) {
+        self.needed.store(chunks, Ordering::Relaxed);
     }
 
     /// Keeps what is to be kept of `chunk`, which is not empty and arrived `at`, in units of 1,024 ns.
@@ -134,7 +157,17 @@ impl Capturing {
     pub(crate) fn resume(&self, writer: &mut CaptureWriter, bytes: u64, chunks: u64) {
         let (at_bytes, at_chunks) = writer.writer.end();
         writer.writer.leave(bytes.saturating_sub(at_bytes), chunks.saturating_sub(at_chunks));
-        writer.place = Place::Live;
+        writer.place = Place::Taps;
+    }
+
+    /// The last tap is gone, and what is written for taps is written for nobody.
+    #[cold]
+    pub(crate) fn pause(&self, writer: &mut CaptureWriter) {
+        writer.writer.leave(0, 0);
+        writer.place = Place::Nowhere;
+        if let Some(live) = self.live.get() {
+            live.clear();
+        }
     }
 
     #[cold]
@@ -147,7 +180,7 @@ impl Capturing {
                     Some(log) => chunk = self.append_to_head(writer, log, chunk, at),
                     None => return,
                 },
-                (Place::Live, _) => return self.append_to_live(writer, &chunk, at),
+                (Place::Tail | Place::Taps, _) => return self.append_to_live(writer, &chunk, at),
                 (Place::Nowhere, _) => return,
             }
         }
@@ -164,24 +197,25 @@ impl Capturing {
                 {
                     self.archive(archive, writer);
                 }
-                // What could not be moved to the file stays, and the content ends there.
-                if !self.archive_has_failed() {
-                    return Bytes::new();
+                if self.archive_has_failed() {
+                    // What could not be moved to the file stays, and the head ends there.
+                    self.leave_head(writer);
                 }
-                Bytes::new()
+                return Bytes::new();
             }
             Err(Refused::OverLimit(0)) => chunk,
             Err(Refused::OverLimit(room)) => {
-                let mut rest = chunk;
-                let first = rest.split_to(room as usize);
-                if writer.writer.append_to(head, pool, Mark::Head, &first, at).is_err() {
-                    // Content may end earlier, but not have a hole.
-                    rest = Bytes::new();
+                let first = chunk.slice(..room as usize);
+                match writer.writer.append_to(head, pool, Mark::Head, &first, at) {
+                    Ok(_) => chunk.slice(room as usize..),
+                    Err(_) => {
+                        self.keep_short(writer);
+                        chunk
+                    }
                 }
-                rest
             }
             Err(Refused::OverBudget) => {
-                self.keep.store(SHORT_TAIL, Ordering::Relaxed);
+                self.keep_short(writer);
                 chunk
             }
         };
@@ -209,7 +243,18 @@ impl Capturing {
 
     fn leave_head(&self, writer: &mut CaptureWriter) {
         writer.writer.leave(0, 0);
-        writer.place = if self.keep() > 0 || self.is_watched() { Place::Live } else { Place::Nowhere };
+        writer.place = match self.keep() {
+            1.. => Place::Tail,
+            0 if self.is_watched() => Place::Taps,
+            0 => Place::Nowhere,
+        };
+    }
+
+    /// Of the rest of the stream a short tail is kept, within the capture's limit.
+    fn keep_short(&self, writer: &CaptureWriter) {
+        let (head, tail) = self.keeping.capture.limits();
+        let left = head.saturating_add(tail) - writer.writer.end().0;
+        self.keep.store(SHORT_TAIL.min(left), Ordering::Relaxed);
     }
 
     /// Has the archive move what it should.
@@ -252,6 +297,8 @@ impl Capturing {
 
     /// The stream has ended: nothing more will be appended.
     pub(crate) fn complete(&self) {
+        self.is_complete.store(true, Ordering::Release);
+        self.trim_to_tail();
         if let Head::Archived(archive) = &self.head {
             archive.complete();
         }
@@ -262,12 +309,6 @@ impl Capturing {
         let live = self
             .live
             .get_or_init(|| Box::new(Log::moving(Rules::trimmed(if keep > 0 { keep } else { FOR_TAPS }))));
-        if keep == 0 && !watched {
-            // The last tap is gone.
-            writer.writer.leave(0, 0);
-            writer.place = Place::Nowhere;
-            return live.clear();
-        }
         let excess = if watched { 0 } else { (chunk.len() as u64).saturating_sub(keep) };
         let kept = chunk.slice(excess as usize..);
         let mark = if watched { Mark::Full } else { Mark::Tail };
@@ -282,18 +323,42 @@ impl Capturing {
                 self.keep.store(0, Ordering::Relaxed);
                 live.clear();
                 writer.writer.leave(chunk.len() as u64, 1);
-                if !watched {
-                    writer.place = Place::Nowhere;
-                }
+                // Release pairs with the Acquire in `lost`: the blocks before it are seen to be gone.
+                self.lost.store(writer.writer.end().1, Ordering::Release);
+                writer.place = if watched { Place::Taps } else { Place::Nowhere };
             }
         }
     }
 
     fn trim(&self, live: &Log, end: (u64, u64), keep: u64, watched: bool) {
-        let chunks = if watched { self.keeping.buffer_limit } else { 0 };
+        let needed = self.needed.load(Ordering::Relaxed);
         live.trim(|bytes_before, chunks_before| {
-            end.0 - bytes_before >= keep && end.1 - chunks_before >= chunks
+            let (bytes, chunks) = (end.0 - bytes_before, end.1 - chunks_before);
+            let is_read =
+                chunks_before <= needed && (chunks >= self.keeping.buffer_limit || bytes >= READABLE);
+            bytes >= keep && (is_read || !watched)
         });
+    }
+
+    /// Lets go of what only readers needed, once there are none and nothing is written any more.
+    fn trim_to_tail(&self) {
+        // Pairs with itself: of the last reader that goes and the stream that ends, one sees the other.
+        fence(Ordering::SeqCst);
+        if self.is_watched() || !self.is_complete.load(Ordering::Relaxed) {
+            return;
+        }
+        match (self.live.get(), self.keep()) {
+            (None, _) => {}
+            (Some(live), 0) => live.clear(),
+            (Some(live), keep) => {
+                let end = live.end();
+                live.trim(|bytes_before, _| end - bytes_before >= keep);
+            }
+        }
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Acquire)
     }
 
     fn keep(&self) -> u64 {
@@ -342,8 +407,13 @@ impl Head {
 // === impl CaptureWriter ===
 
 impl CaptureWriter {
-    /// Whether chunks are written nowhere.
+    /// Whether chunks are written whether there are taps or not.
     #[inline]
+    pub(crate) fn keeps(&self) -> bool {
+        matches!(self.place, Place::Head | Place::Tail)
+    }
+
+    /// Whether chunks are written nowhere.
     pub(crate) fn is_idle(&self) -> bool {
         self.place == Place::Nowhere
     }

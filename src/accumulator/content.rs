@@ -320,6 +320,15 @@ impl Part {
         let cut = self.len.saturating_sub(keep);
         self.skip += cut;
         self.len -= cut;
+        // Whole blocks before it need not be kept.
+        while let Some(block) = self.first.block()
+            && let Some(next) = block.next().cloned()
+            && let between = next.base() - block.base()
+            && between <= self.skip
+        {
+            self.skip -= between;
+            self.first = Chain::new(next);
+        }
         self
     }
 

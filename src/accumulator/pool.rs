@@ -13,8 +13,9 @@ pub(super) const LARGEST: usize = if cfg!(accumulator_loom) { SMALLEST } else { 
 
 const SIZES: usize = (LARGEST / SMALLEST).ilog2() as usize + 1;
 
-/// Bytes of each size that are kept: 7 MiB in all at the most.
+/// Bytes of each size that are kept, and of the largest: 10 MiB in all at the most.
 const KEPT: usize = 1024 * 1024;
+const KEPT_OF_LARGEST: usize = 4 * KEPT;
 
 /// What a block takes beside its words.
 const BESIDE: u64 = 128;
@@ -33,7 +34,11 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn new(budget: MemoryBudget) -> Self {
-        Self { sizes: std::array::from_fn(|n| ArrayQueue::new(KEPT / (SMALLEST << n))), budget }
+        let queue = |n| {
+            let size = SMALLEST << n;
+            ArrayQueue::new(if size == LARGEST { KEPT_OF_LARGEST / size } else { KEPT / size })
+        };
+        Self { sizes: std::array::from_fn(queue), budget }
     }
 
     pub(crate) fn budget(&self) -> &MemoryBudget {

@@ -9,11 +9,10 @@ use super::content::StreamChunk;
 /// Reads the chunks of a [`Capturing`] one by one, from the first that is kept.
 ///
 /// It keeps nothing alive: what is trimmed before it was read is missed, and counted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Reader {
     block: Weak<Block>,
     cursor: Cursor,
-    started: bool,
     /// Chunks of the stream before the next one.
     index: u64,
 }
@@ -31,6 +30,17 @@ pub(crate) enum Read {
 // === impl Reader ===
 
 impl Reader {
+    /// At the first chunk that is kept, or, where none is, at what comes behind the `chunks` so far: a count
+    /// from before this call.
+    pub(crate) fn new(capturing: &Capturing, chunks: u64) -> Self {
+        let mut reader = Self { block: Weak::new(), cursor: Cursor::default(), index: chunks };
+        if let Some(first) = capturing.firsts().iter().flatten().next() {
+            reader.index = first.first();
+            reader.go_to(first);
+        }
+        reader
+    }
+
     /// Chunks of the stream that it has read or missed.
     pub(crate) fn index(&self) -> u64 {
         self.index
@@ -38,10 +48,12 @@ impl Reader {
 
     /// Chunks that are written and not read.
     pub(crate) fn lag(&self, capturing: &Capturing) -> u64 {
-        let block = self.block.upgrade();
-        let mut end = block.as_ref().map_or(0, |block| Block::last(block).end().1);
-        for first in capturing.firsts().iter().flatten() {
-            end = end.max(Block::last(first).end().1);
+        let [head, live] = capturing.firsts();
+        let here = self.block.upgrade();
+        let mut end = capturing.lost();
+        // From the head's first block only where it stands nowhere: a head may be long.
+        for block in [here.or(head), live].iter().flatten() {
+            end = end.max(Block::last(block).end().1);
         }
         end.saturating_sub(self.index)
     }
@@ -70,7 +82,7 @@ impl Reader {
                 match self.go_to_first(capturing) {
                     Some(0) => continue,
                     Some(missed) => return Read::Missed(missed),
-                    None => return Read::Nothing,
+                    None => return self.miss_lost(capturing),
                 }
             };
             let (entry, next) = block.read(self.cursor);
@@ -91,25 +103,30 @@ impl Reader {
                 Entry::End if block.is_closed() => match self.go_to_first(capturing) {
                     Some(0) => {}
                     Some(missed) => return Read::Missed(missed),
-                    None => return Read::Nothing,
+                    None => return self.miss_lost(capturing),
                 },
                 Entry::End => return Read::Nothing,
             }
         }
     }
 
+    /// Passes over chunks that found no room, where nothing came behind them yet.
+    fn miss_lost(&mut self, capturing: &Capturing) -> Read {
+        let missed = capturing.lost().saturating_sub(self.index);
+        self.index += missed;
+        if missed > 0 { Read::Missed(missed) } else { Read::Nothing }
+    }
+
     /// Goes to the first block that is kept of what it has not read; how many chunks are missed by that.
     fn go_to_first(&mut self, capturing: &Capturing) -> Option<u64> {
-        let ahead = |block: &&Arc<Block>| !self.started || block.first() >= self.index;
         let firsts = capturing.firsts();
-        let first = firsts.iter().flatten().find(ahead)?;
+        let first = firsts.iter().flatten().find(|block| block.first() >= self.index)?;
         Some(self.go_to(first))
     }
 
     fn go_to(&mut self, block: &Arc<Block>) -> u64 {
-        let missed = if self.started { block.first().saturating_sub(self.index) } else { 0 };
-        self.started = true;
-        self.index = self.index.max(block.first());
+        let missed = block.first().saturating_sub(self.index);
+        self.index += missed;
         self.block = Arc::downgrade(block);
         self.cursor = Cursor::default();
         missed

@@ -131,10 +131,10 @@ fn met(limits: &TimeLimits, pipeline: &Pipeline, seen: Seen, now: Instant) -> Op
     {
         return Some(StreamError::FirstChunkTimeout { limit });
     }
-    if seen.stage.has(Stage::GATED) || pipeline.head().is_none() {
+    if seen.stage.has(Stage::GATED) {
         return None;
     }
-    if seen.stage.has(Stage::PENDING) {
+    if seen.stage.has(Stage::PENDING) || pipeline.head().is_none() {
         return reached(limits.idle, seen.since).map(|limit| StreamError::IdleTimeout { limit });
     }
     reached(limits.stalled_reader, seen.since).map(|limit| StreamError::StalledReader { limit })

@@ -98,14 +98,17 @@ where
 {
     let addr = listener.local_addr().unwrap();
     let (graceful, stop) = watch::channel(false);
-    let connections = Arc::new(Mutex::new(Vec::new()));
+    let connections = Arc::new(Mutex::new(Vec::<AbortHandle>::new()));
     let accepted = Arc::clone(&connections);
     let accept = async move {
         while let Ok((stream, _)) = listener.accept().await {
             stream.set_nodelay(true).unwrap();
             let connection =
                 tokio::spawn(connection(options, TokioIo::new(stream), service.clone(), stop.clone()));
-            accepted.lock().unwrap().push(connection.abort_handle());
+            let mut accepted = accepted.lock().unwrap();
+            // A handle keeps the memory of its task.
+            accepted.retain(|connection| !connection.is_finished());
+            accepted.push(connection.abort_handle());
         }
     };
     Server { addr, graceful, connections, listener: tokio::spawn(accept).abort_handle() }

@@ -1,0 +1,359 @@
+//! What the layer allocates and retains (invariant 4): nothing per frame once a stream is on its way, little
+//! more than the content that it captures, and nothing once record and layer are gone.
+//!
+//! The counts are the process's, so there is one `#[test]`. With `HEAP_TRACE=1` it shows where the frames
+//! that allocate do so. `-- --nocapture` shows the figures.
+
+#[path = "support/heap.rs"]
+mod heap;
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use streaming_accumulator::{
+    AccumulatorBody, BackpressureStrategy, Capture, StreamHandle, StreamRecord, StreamingAccumulatorLayer,
+    Tap,
+};
+use tower::{Layer, ServiceExt};
+
+const MIB: usize = 1024 * 1024;
+
+/// Frames before a stream counts as being on its way.
+const START: usize = 64;
+
+/// Chunks that stay readable for a tap: `buffer_limit`'s default.
+const WINDOW: usize = 1024;
+
+/// Frames of the streams that are counted, unless the pool has no blocks for so many.
+const FRAMES: usize = 4096;
+
+/// What upstreams are read into.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// A body of chunks that were made before.
+struct Ready(std::vec::IntoIter<Bytes>);
+
+/// A body that cuts `left` bytes into chunks of `size`, out of read buffers that it lets go of.
+struct Cut {
+    buffer: BytesMut,
+    size: usize,
+    left: usize,
+    /// Takes a new read buffer for each chunk.
+    sparse: bool,
+}
+
+/// The one who reads the stream beside the client.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Reader {
+    Nobody,
+    /// A tap that reads each chunk as it comes.
+    Tap,
+    /// The same, and the stream waits for it.
+    Waited,
+    /// A tap that reads when 48 chunks are there.
+    Late,
+    /// A tap that never reads.
+    Idle,
+}
+
+/// What polling one stream allocated.
+struct Allocated {
+    /// For each frame that was not free: its number, and the calls that its poll made.
+    frames: Vec<(usize, u64)>,
+    /// Calls of the tap, and the chunks that it read.
+    tap: (u64, u64),
+}
+
+/// A layer, and the record of its latest stream.
+struct Stage {
+    layer: StreamingAccumulatorLayer,
+    latest: Arc<Mutex<Option<Arc<StreamRecord>>>>,
+    streams: u64,
+}
+
+type Polled<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
+
+fn shared(len: usize) -> Bytes {
+    // Shared already: the first clone of a `Bytes` that is not allocates.
+    let bytes = Bytes::from(vec![b'x'; len]);
+    let _shared = bytes.clone();
+    bytes
+}
+
+fn poll<B: Body>(body: Pin<&mut B>) -> Polled<B> {
+    body.poll_frame(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Reads all that is there; how many chunks.
+fn drain(tap: &mut Tap) -> u64 {
+    let mut chunks = 0;
+    while let Poll::Ready(Some(chunk)) =
+        Pin::new(&mut *tap).poll_next(&mut Context::from_waker(Waker::noop()))
+    {
+        drop(std::hint::black_box(chunk));
+        chunks += 1;
+    }
+    chunks
+}
+
+/// Polls a stream of `frames` chunks of `size` bytes to its end, by hand, with a reader beside. The first
+/// frames and the last one are not counted.
+async fn allocated(stage: &mut Stage, size: usize, frames: usize, reader: Reader) -> Allocated {
+    let chunks = vec![shared(size); frames];
+    let mut body = pin!(stage.open(Ready(chunks.into_iter())).await);
+    let stream = stage.stream();
+    let mut tap = match reader {
+        Reader::Nobody => None,
+        Reader::Waited => Some(stream.tap().waited()),
+        Reader::Tap | Reader::Late | Reader::Idle => Some(stream.tap()),
+    };
+    // Room for the report: it is not to count.
+    let mut allocated = Allocated { frames: Vec::with_capacity(frames), tap: (0, 0) };
+    for n in 0..frames {
+        let (calls, frame) = heap::calls_of(|| poll(body.as_mut()));
+        assert!(matches!(frame, Poll::Ready(Some(Ok(_)))), "{frame:?}");
+        let counts = n >= START && n < frames - 1;
+        if counts && calls > 0 {
+            allocated.frames.push((n, calls));
+        }
+        let reads = match reader {
+            Reader::Nobody | Reader::Idle => false,
+            Reader::Tap | Reader::Waited => true,
+            Reader::Late => n % 48 == 47,
+        };
+        if let Some(tap) = tap.as_mut().filter(|_| reads) {
+            let before = heap::calls();
+            let chunks = drain(tap);
+            if counts {
+                allocated.tap = (allocated.tap.0 + heap::calls() - before, allocated.tap.1 + chunks);
+            }
+        }
+    }
+    assert!(matches!(poll(body.as_mut()), Poll::Ready(None)));
+    allocated
+}
+
+/// A frame costs no allocation, whatever is captured and whoever reads along, once the pool has blocks: here
+/// from one stream before.
+async fn a_frame_allocates_nothing() {
+    let captures =
+        [("all", Capture::all(64 * MIB)), ("tail", Capture::tail(16 * 1024)), ("none", Capture::none())];
+    for (name, capture) in captures {
+        for reader in [Reader::Nobody, Reader::Tap, Reader::Waited, Reader::Late, Reader::Idle] {
+            for size in [64, 256, 1000, 4096] {
+                // What is captured of smaller chunks must fit into the blocks that the pool keeps.
+                let frames = if name == "all" && size == 1000 { MIB / 1024 } else { FRAMES };
+                let mut stage = Stage::new(capture);
+                allocated(&mut stage, size, frames, reader).await;
+                drop(stage.record().await);
+                let Allocated { frames: costly, tap } = allocated(&mut stage, size, frames, reader).await;
+                drop(stage.record().await);
+
+                let case = format!("{name}, {size} B, {reader:?}");
+                // Where a tap has the last chunks kept for it, their blocks come first: of large chunks these
+                // are more than the pool keeps.
+                let filling = if reader == Reader::Nobody || name == "all" { 0 } else { WINDOW + START };
+                let (first, rest) = costly.split_at(costly.partition_point(|(n, _)| *n < filling));
+                assert!(rest.is_empty(), "{case}: {} of {frames} frames, {:?}", rest.len(), &rest[..1]);
+                if !first.is_empty() {
+                    println!("{case}: {} of the first {WINDOW} frames take a new block", first.len());
+                    assert!(size >= 1000, "{case}");
+                }
+                assert!(
+                    first.iter().all(|(_, calls)| *calls == 2),
+                    "{case}: a block and its words, {first:?}"
+                );
+                // A small chunk is copied out for the tap, a large one shared.
+                let copies = if size < 1024 { tap.1 } else { 0 };
+                assert_eq!(tap.0, copies, "{case}: calls of the tap for {} chunks", tap.1);
+            }
+        }
+    }
+}
+
+/// A stream that is longer than what the pool keeps takes new blocks: two allocations for each 64 KiB.
+async fn a_long_stream_allocates_whole_blocks() {
+    let mut stage = Stage::new(Capture::all(64 * MIB));
+    let (size, frames) = (1000, 16 * MIB / 1000);
+    for _ in 0..2 {
+        let Allocated { frames: costly, .. } = allocated(&mut stage, size, frames, Reader::Nobody).await;
+        drop(stage.record().await);
+        assert!(costly.iter().all(|(_, calls)| *calls == 2), "{costly:?}");
+        assert!(costly.len() <= 16 * MIB / (64 * 1024) + 8, "{}", costly.len());
+        println!("all, {size} B, 16 MiB: {} of {frames} frames take a new block", costly.len());
+    }
+}
+
+/// What is on the heap while a record is held, and what is charged to the budget.
+struct Retained {
+    bytes: i64,
+    charged: u64,
+}
+
+/// A record of all of `body`, held.
+async fn retained(capture: Capture, body: Cut) -> Retained {
+    let content = body.left;
+    let mut stage = Stage::new(capture);
+    let before = heap::live();
+    let mut body = Box::pin(stage.open(body).await);
+    while let Poll::Ready(Some(frame)) = poll(body.as_mut()) {
+        drop(frame.unwrap());
+    }
+    drop(body);
+    let record = stage.record().await;
+    let bytes = heap::live() - before;
+    assert_eq!(record.content().len(), content);
+    let charged = stage.layer.handle().audit().memory_used();
+    drop(record);
+    assert_eq!(stage.layer.handle().audit().memory_used(), 0);
+    stage.end().await;
+    Retained { bytes, charged }
+}
+
+async fn a_record_retains_little_more_than_its_content() {
+    let of_content = |bytes: f64| bytes / MIB as f64;
+    for (limit, name) in [(MIB, "all(1 MiB)"), (64 * MIB, "all(64 MiB)")] {
+        for size in [16, 100, 256, 1000, 1024, 4096] {
+            let body = Cut { buffer: BytesMut::new(), size, left: MIB, sparse: false };
+            let Retained { bytes, charged } = retained(Capture::all(limit), body).await;
+            let (heap, budget) = (of_content(bytes as f64), of_content(charged as f64));
+            println!("{name}, 1 MiB in chunks of {size} B: {heap:.3} MiB on the heap, {budget:.3} charged");
+            if size == 100 && limit == MIB {
+                assert!(heap <= 1.15, "{heap}");
+            }
+            // The stream itself, and what the shared read buffers take beside their bytes.
+            assert!((heap - budget).abs() < 0.01, "the budget must know: {heap}, {budget}");
+        }
+    }
+    // Not bounded: a chunk that is kept by reference keeps all of the buffer that it was cut from.
+    let body = Cut { buffer: BytesMut::new(), size: 1024, left: MIB, sparse: true };
+    let Retained { bytes, charged } = retained(Capture::all(MIB), body).await;
+    let (heap, budget) = (of_content(bytes as f64), of_content(charged as f64));
+    println!(
+        "1 MiB in chunks of 1024 B, each of its own 64 KiB: {heap:.3} MiB on the heap, {budget:.3} charged"
+    );
+}
+
+/// Once a record and its layer are gone, so is all that they held.
+async fn memory_comes_back() {
+    let turn = async |streams: usize| {
+        let mut stage = Stage::new(Capture::head_tail(64 * 1024, 64 * 1024));
+        for n in 0..streams {
+            // Copied ones, then references.
+            let size = if n % 2 == 0 { 100 } else { 2000 };
+            allocated(&mut stage, size, 1500, Reader::Tap).await;
+            drop(stage.record().await);
+        }
+        stage.end().await;
+    };
+    turn(2).await;
+    let start = heap::live();
+    turn(2).await;
+    let few = heap::live() - start;
+    turn(300).await;
+    let many = heap::live() - start;
+    println!("left after 2 streams: {few} bytes, after 300: {many}");
+    // The list of streams frees its nodes, of some 100 bytes, when some hundred have gathered.
+    assert!((0..1024).contains(&few), "{few}");
+    assert!(many < 32 * 1024, "{many}");
+}
+
+// === impl Body ===
+
+impl Body for Ready {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.next().map(|chunk| Ok(Frame::data(chunk))))
+    }
+}
+
+impl Body for Cut {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        if self.buffer.is_empty() || self.sparse {
+            self.buffer = BytesMut::zeroed(READ_BUFFER);
+        }
+        let len = self.size.min(self.left).min(self.buffer.len());
+        self.left -= len;
+        Poll::Ready(Some(Ok(Frame::data(self.buffer.split_to(len).freeze()))))
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    fn new(capture: Capture) -> Self {
+        let latest: Arc<Mutex<Option<Arc<StreamRecord>>>> = Arc::default();
+        let kept = Arc::clone(&latest);
+        let layer = StreamingAccumulatorLayer::builder()
+            .capture(capture)
+            .backpressure(BackpressureStrategy::Block(std::time::Duration::from_secs(1)))
+            .on_end(move |record| {
+                *kept.lock().unwrap() = Some(record);
+                ready(())
+            })
+            .build()
+            .unwrap();
+        Self { layer, latest, streams: 0 }
+    }
+
+    /// The body of a new stream.
+    async fn open<B: Body<Data = Bytes, Error = Infallible>>(&mut self, body: B) -> AccumulatorBody<B> {
+        self.streams += 1;
+        let echo = |request: Request<B>| ready(Ok::<_, Infallible>(Response::new(request.into_body())));
+        let response = self.layer.layer(tower::service_fn(echo)).oneshot(Request::new(body)).await;
+        response.unwrap().into_body()
+    }
+
+    fn stream(&self) -> StreamHandle {
+        self.layer.handle().streams().remove(0)
+    }
+
+    /// The record of the stream that has ended.
+    async fn record(&self) -> Arc<StreamRecord> {
+        let handle = self.layer.handle();
+        while handle.audit().hooks()[0].delivered() < self.streams {
+            tokio::task::yield_now().await;
+        }
+        self.latest.lock().unwrap().take().expect("delivered")
+    }
+
+    /// Drops the layer, and lets its workers end: they do when they see that nobody will send them anything.
+    async fn end(self) {
+        drop(self);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[test]
+fn memory_is_bounded() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(tokio::task::unconstrained(async {
+        memory_comes_back().await;
+        a_record_retains_little_more_than_its_content().await;
+        a_frame_allocates_nothing().await;
+        a_long_stream_allocates_whole_blocks().await;
+    }));
+}

@@ -1,0 +1,294 @@
+//! One bound for the memory of all streams: what they give up as it fills, and what never.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use streaming_accumulator::{Capture, MemoryBudget, Outcome, Tap, WhenFull};
+use tokio_test::task;
+use tower::Service;
+
+use crate::fixture::{Flow, Harness, at_hand, chunk, chunks, harness, numbers, rest};
+use crate::support::within;
+
+const KIB: u64 = 1024;
+const LIMIT: u64 = 1024 * KIB;
+
+/// A layer with a budget of its own, and plenty of room in each capture.
+fn bounded(budget: &MemoryBudget) -> Harness {
+    harness(|layer| layer.capture(Capture::all(1 << 30)).memory_budget(budget))
+}
+
+/// A stream of which a tap that nobody reads holds so much that new calls are no longer admitted.
+async fn filled(harness: &Harness, budget: &MemoryBudget) -> (Flow, Tap) {
+    let mut flow = harness.open().await;
+    let dead = flow.handle.tap();
+    let mut sent = 0;
+    while budget.used() <= LIMIT / 20 * 19 {
+        assert!(sent < LIMIT / (8 * KIB), "{budget:?}");
+        flow.pass(&[chunk(sent, 8 * 1024)]).await;
+        sent += 1;
+    }
+    (flow, dead)
+}
+
+type Answer = Result<Response<Full<Bytes>>, std::convert::Infallible>;
+
+async fn answer(_: Request<()>) -> Answer {
+    Ok(Response::new(Full::from("hello")))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_grows_to_three_quarters_and_then_a_short_tail_follows_it() {
+    let budget = MemoryBudget::new(LIMIT as usize);
+    let harness = bounded(&budget);
+    let mut flow = harness.open().await;
+    let sent: Vec<_> = (0..2_000).map(|n| chunk(n, 1000)).collect();
+    flow.pass(&sent).await;
+    assert!(budget.used() <= LIMIT / 10 * 9, "{budget:?}");
+    flow.end().await;
+    let content = harness.record().await.content().clone();
+    assert!(content.is_truncated());
+    let kept = numbers(&content.chunks().filter(|chunk| chunk.contains(&b':')).collect::<Vec<_>>());
+    let head = kept.windows(2).take_while(|pair| pair[0] + 1 == pair[1]).count() as u64 + 1;
+    assert!((550..=768).contains(&head), "{head} chunks of 1,000 bytes are some three quarters");
+    assert_eq!(kept.last(), Some(&1_999));
+    let tail = content.len() as u64 - head * 1000;
+    assert_eq!(tail, 16 * KIB);
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_nine_tenths_nothing_is_captured_and_the_counts_stay_right() {
+    let budget = MemoryBudget::new(LIMIT as usize);
+    let (full, harness) = (bounded(&budget), bounded(&budget));
+    let held = filled(&full, &budget).await;
+    // Admitted all the same: the mark is looked at when the call comes.
+    let waits = budget.used();
+    drop(held.1);
+    let mut body = held.0;
+    body.pass(&chunks(0..1)).await;
+    assert!(budget.used() < waits);
+    let mut flow = harness.open().await;
+    let _again = filled(&full, &budget).await;
+    flow.pass(&chunks(0..50)).await;
+    flow.end().await;
+    let record = harness.record().await;
+    assert_eq!((record.outcome(), record.content().len()), (&Outcome::Completed, 0));
+    assert!(record.content().is_truncated());
+    let sent = chunks(0..50);
+    assert_eq!(record.metrics().chunks(), 50);
+    assert_eq!(record.metrics().bytes(), sent.concat().len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_budget_is_never_exceeded_and_wholly_given_back() {
+    for capture in [
+        Capture::all(1 << 30),
+        Capture::tail(300 * 1024),
+        Capture::head_tail(200 * 1024, 200 * 1024),
+        Capture::none(),
+    ] {
+        let budget = MemoryBudget::new(LIMIT as usize);
+        let harness = harness(|layer| layer.capture(capture).memory_budget(&budget).buffer_limit(64));
+        let mut flows = Vec::new();
+        for n in 0..20 {
+            let flow = harness.open().await;
+            let tap = (n % 2 == 0).then(|| flow.handle.tap());
+            flows.push((flow, tap));
+        }
+        for n in 0..300 {
+            for (i, (flow, tap)) in flows.iter_mut().enumerate() {
+                flow.pass(&[chunk(n, if i % 3 == 0 { 5_000 } else { 500 })]).await;
+                if i % 4 == 0
+                    && let Some(tap) = tap
+                {
+                    at_hand(tap);
+                }
+                assert!(budget.used() <= LIMIT, "{capture:?} {budget:?}");
+            }
+        }
+        assert!(budget.peak() <= LIMIT && budget.peak() > LIMIT / 3, "{capture:?} {budget:?}");
+        for (mut flow, tap) in flows {
+            flow.end().await;
+            drop((flow, tap));
+        }
+        let records = harness.records(20).await;
+        assert!(records.iter().all(|record| record.metrics().chunks() == 300));
+        drop(records);
+        harness.forget_records();
+        tokio::task::yield_now().await;
+        assert_eq!(budget.used(), 0, "{capture:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_greedy_stream_takes_nothing_from_a_hundred_others() {
+    let budget = MemoryBudget::new(8 << 20);
+    let harness = bounded(&budget);
+    let mut greedy = harness.open().await;
+    greedy.pass(&(0..4_000).map(|n| chunk(n, 4 * 1024)).collect::<Vec<_>>()).await;
+    assert!(budget.used() > (8 << 20) / 10 * 7);
+    let mut others = Vec::new();
+    for _ in 0..100 {
+        others.push(harness.open().await);
+    }
+    let sent: Vec<_> = (0..20).map(|n| chunk(n, 100)).collect();
+    for n in 0..sent.len() {
+        greedy.pass(&[chunk(4_000 + n as u64, 4 * 1024)]).await;
+        // `pass` sees that the client gets every byte.
+        join_all(others.iter_mut().map(|flow| flow.pass(&sent[n..n + 1]))).await;
+    }
+    for mut flow in others {
+        flow.end().await;
+    }
+    for record in harness.records(100).await {
+        assert!(!record.content().is_truncated(), "{budget:?}");
+        assert_eq!(record.content().to_bytes(), sent.concat());
+    }
+    assert!(budget.peak() <= 8 << 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_room_a_call_is_rejected_if_asked_for() {
+    let budget = MemoryBudget::new(LIMIT as usize);
+    let harness =
+        harness(|layer| layer.capture(Capture::none()).memory_budget(&budget).when_full(WhenFull::Reject));
+    let (flow, dead) = filled(&harness, &budget).await;
+    let mut service = harness.around(tower::service_fn(answer));
+    let response = service.call(Request::new(())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.headers()["retry-after"], "1");
+    drop((flow, dead));
+    harness.records(1).await;
+    harness.forget_records();
+    tokio::task::yield_now().await;
+    assert_eq!(service.call(Request::new(())).await.unwrap().status(), StatusCode::OK);
+    let audit = harness.audit();
+    assert_eq!((audit.rejected(), audit.opened()), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_room_a_call_waits_until_there_is() {
+    let budget = MemoryBudget::new(LIMIT as usize);
+    let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget));
+    let (mut flow, dead) = filled(&harness, &budget).await;
+    let mut service = harness.around(tower::service_fn(answer));
+    let mut calls: Vec<_> = (0..3).map(|_| task::spawn(service.call(Request::new(())))).collect();
+    assert!(calls.iter_mut().all(|call| call.poll().is_pending()));
+    assert_eq!(harness.audit().opened(), 1, "they are no streams yet");
+    drop(dead);
+    flow.pass(&chunks(0..1)).await;
+    assert_eq!(budget.used(), 0);
+    for mut call in calls {
+        assert!(call.is_woken());
+        let std::task::Poll::Ready(response) = call.poll() else { panic!("there is room") };
+        assert_eq!(response.unwrap().status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_room_is_rejected_by_the_shutdown() {
+    let budget = MemoryBudget::new(LIMIT as usize);
+    let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget));
+    let _held = filled(&harness, &budget).await;
+    let mut service = harness.around(tower::service_fn(answer));
+    let mut call = task::spawn(service.call(Request::new(())));
+    assert!(call.poll().is_pending());
+    let handle = harness.layer.handle();
+    let shutdown = tokio::spawn(async move { handle.shutdown(std::time::Duration::from_secs(1)).await });
+    let response = within("an answer", call).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    within("the shutdown", shutdown).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_layers_share_one_budget() {
+    let budget = MemoryBudget::new(LIMIT as usize);
+    let (chat, files) = (bounded(&budget), bounded(&budget));
+    let (mut first, mut second) = (chat.open().await, files.open().await);
+    first.pass(&(0..100).map(|n| chunk(n, 4096)).collect::<Vec<_>>()).await;
+    let one = budget.used();
+    second.pass(&(0..100).map(|n| chunk(n, 4096)).collect::<Vec<_>>()).await;
+    assert!(one > 400 * KIB && budget.used() > one);
+    for audit in [chat.audit(), files.audit()] {
+        assert_eq!(
+            (audit.memory_used(), audit.memory_peak(), audit.memory_limit()),
+            (budget.used(), budget.peak(), Some(LIMIT))
+        );
+    }
+    second.end().await;
+    assert!(files.record().await.content().is_truncated(), "the other had taken the room");
+    assert!(budget.peak() <= LIMIT / 10 * 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_holds_its_memory_until_it_is_dropped() {
+    let budget = MemoryBudget::new(LIMIT as usize);
+    let harness = bounded(&budget);
+    let mut flow = harness.open().await;
+    flow.pass(&chunks(0..100)).await;
+    flow.end().await;
+    drop(flow);
+    let record = harness.record().await;
+    assert!(budget.used() > 10 * KIB);
+    let content = record.content().clone();
+    drop(record);
+    harness.forget_records();
+    tokio::task::yield_now().await;
+    assert!(budget.used() > 10 * KIB, "the content is still held");
+    assert_eq!(content.to_bytes(), chunks(0..100).concat());
+    drop(content);
+    assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_is_no_room_taps_miss_chunks_and_are_told_how_many() {
+    let budget = MemoryBudget::new(LIMIT as usize);
+    let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget));
+    let mut flow = harness.open().await;
+    let mut tap = flow.handle.tap();
+    let sent: Vec<_> = (0..100).map(|n| chunk(n, 64 * 1024)).collect();
+    flow.pass(&sent[..10]).await;
+    let mut seen = numbers(&at_hand(&mut tap));
+    flow.pass(&sent[10..]).await;
+    flow.end().await;
+    seen.extend(numbers(&rest(&mut tap).await));
+    assert!(seen.is_sorted());
+    assert_eq!(seen.len() as u64 + tap.missed(), 100);
+    assert!(tap.missed() > 0);
+}
+
+/// The last chunks do not fit: nothing comes behind the gap that would tell.
+#[tokio::test(start_paused = true)]
+async fn a_tap_is_told_of_missed_chunks_also_where_none_follows_them() {
+    let budget = MemoryBudget::new(64 * 1024);
+    let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget));
+    let mut flow = harness.open().await;
+    let mut tap = flow.handle.tap();
+    flow.pass(&chunks(0..3)).await;
+    flow.pass(&[chunk(3, 100 * 1024), chunk(4, 100 * 1024)]).await;
+    flow.end().await;
+    let seen = rest(&mut tap).await.len() as u64;
+    assert_eq!(seen + tap.missed(), 5);
+}
+
+/// What cannot be kept for a reader cannot be waited for either.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_is_waited_for_does_not_hold_a_stream_for_chunks_that_found_no_room() {
+    let budget = MemoryBudget::new(64 * 1024);
+    let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget).buffer_limit(4));
+    let mut flow = harness.open().await;
+    let mut tap = flow.handle.tap().waited();
+    let reader = tokio::spawn(async move {
+        let seen = rest(&mut tap).await.len() as u64;
+        (seen, tap.missed())
+    });
+    for n in 0..20 {
+        flow.pass(&[chunk(n, 100 * 1024)]).await;
+        tokio::task::yield_now().await;
+    }
+    flow.pass(&chunks(20..25)).await;
+    flow.end().await;
+    let (seen, missed) = within("the tap", reader).await.unwrap();
+    assert_eq!((seen + missed, missed), (25, 20));
+}
