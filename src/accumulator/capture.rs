@@ -3,7 +3,7 @@
 /// How much of a stream is kept, in bytes of content.
 ///
 /// A capture that overflows truncates: the client is untouched and
-/// [`Content::is_truncated`] says so. Where losing content is worse than failing the stream, see
+/// [`Content::is_truncated`](crate::Content::is_truncated) says so. Where losing content is worse than failing the stream, see
 /// [`Capture::or_fail`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capture {

@@ -190,8 +190,7 @@ impl Content {
     /// Outside a tokio runtime, where content is spilled.
     pub fn stream(&self) -> impl Stream<Item = io::Result<StreamChunk>> + Send + use<> {
         let runs: Vec<Run> = self.runs().collect();
-        let loaded = stream::iter(runs).then(Run::load);
-        loaded.map_ok(|chunks| stream::iter(chunks.into_iter().map(Ok))).try_flatten()
+        stream::iter(runs).flat_map(Run::into_stream)
     }
 
     /// All bytes, in order, without blocking.
@@ -282,16 +281,24 @@ impl Run {
         Ok(())
     }
 
-    async fn load(self) -> io::Result<Vec<StreamChunk>> {
+    fn into_stream(self) -> impl Stream<Item = io::Result<StreamChunk>> + Send {
         match self {
-            Self::Part(part) => Ok(part.into_chunks().collect()),
-            Self::Unit(unit) if unit.is_in_memory() => unit.load(),
-            Self::Unit(unit) => {
-                let loaded = task::spawn_blocking(move || unit.load()).await;
-                loaded.unwrap_or_else(|error| Err(io::Error::other(error)))
-            }
+            Self::Part(part) => stream::iter(part.into_chunks().map(Ok)).left_stream(),
+            Self::Unit(unit) => stream::once(load(unit))
+                .map_ok(|chunks| stream::iter(chunks.into_iter().map(Ok)))
+                .try_flatten()
+                .right_stream(),
         }
     }
+}
+
+/// Loads a unit where that may block.
+async fn load(unit: Unit) -> io::Result<Vec<StreamChunk>> {
+    if unit.is_in_memory() {
+        return unit.load();
+    }
+    let loaded = task::spawn_blocking(move || unit.load()).await;
+    loaded.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 // === impl StreamChunk ===

@@ -78,8 +78,8 @@ impl Rules {
 
     /// For a log that is trimmed to `keep` bytes: blocks are small against that.
     pub(super) fn trimmed(keep: u64) -> Self {
-        let largest = (keep as usize / 4).clamp(SMALLEST, LARGEST).next_power_of_two() / 2;
-        Self { limit: u64::MAX, largest: largest.max(SMALLEST), most: (keep / 4).max(1) }
+        let largest = (keep as usize / 4).clamp(SMALLEST, LARGEST);
+        Self { limit: u64::MAX, largest: 1 << largest.ilog2(), most: (keep / 4).max(1) }
     }
 
     /// Bytes for the block behind one of `before` bytes, for a chunk of `len` bytes, where `left` bytes
