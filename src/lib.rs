@@ -48,15 +48,43 @@
 //!
 //! * One record for each call that is admitted, whatever happens; the first cause wins.
 //! * The client sees byte for byte and frame for frame what it would have seen without the layer.
-//! * Memory is bounded: the capture's limit per stream, a slot for each stream or undelivered record.
+//! * Memory is bounded: the capture's limit per stream, a slot for each stream or undelivered record, and a
+//!   [`MemoryBudget`] for all of them, which costs captures and never a client.
 //! * Nothing is spawned, awaited or blocked on from a drop; hooks run on workers.
 //! * [`Handle::audit`] shows that nothing was lost.
 //!
+//! # While a stream runs
+//!
+//! A handler finds its [`StreamHandle`] in the request's extensions, and [`Handle::streams`] lists those of all
+//! streams: live numbers, a token that fires when the client has left, a [snapshot](StreamHandle::snapshot) of
+//! what is captured, and [taps](StreamHandle::tap), which read the chunks as they come. A tap that asks to be
+//! waited for slows the body down when it falls behind, as the [`BackpressureStrategy`] says; any other misses
+//! chunks and is told how many. Streams that are not HTTP bodies get all this from [`StreamPipeline`].
+//!
+//! ```
+//! use std::time::Duration;
+//! use streaming_accumulator::{BackpressureStrategy, Capture, MemoryBudget, StreamingAccumulatorLayer};
+//!
+//! let budget = MemoryBudget::new(512 * 1024 * 1024);
+//! let layer = StreamingAccumulatorLayer::builder()
+//!     .capture(Capture::all(64 * 1024 * 1024))
+//!     .memory_budget(&budget)
+//!     .spill_after(1024 * 1024)
+//!     .backpressure(BackpressureStrategy::Block(Duration::from_secs(5)))
+//!     .idle_timeout(Duration::from_secs(60))
+//!     .stalled_reader_timeout(Duration::from_secs(120))
+//!     .on_end(|record| async move { println!("{record:?}") })
+//!     .build()?;
+//! # let _ = layer;
+//! # Ok::<(), streaming_accumulator::ConfigError>(())
+//! ```
+//!
 //! # Features
 //!
-//! `tracing` (default): a span per stream, and events for its end, for retries and for dead letters.
+//! * `tracing` (default): a span per stream, and events for its end, for retries and for dead letters.
+//! * `compression`: captured content can be kept as LZ4 blocks.
 
-#[allow(unsafe_code, reason = "confined to copying in and out of blocks, and checked by loom")]
+#[allow(unsafe_code, reason = "confined to blocks and the links between them, and checked by loom")]
 mod accumulator;
 mod admission;
 mod backpressure;
