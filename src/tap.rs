@@ -281,6 +281,7 @@ impl Drop for Feed {
             self.pipeline.reader_advanced();
         }
         self.watch.count(false, |watched| self.pipeline.capture().set_watched(watched));
+        self.pipeline.capture().trim_to_tail();
     }
 }
 

@@ -5,6 +5,7 @@
 //! it has moved, the log lets go of. So memory holds at most what the archive is behind by.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -83,7 +84,11 @@ impl Archivist {
         let (sender, receiver) = flume::bounded::<Arc<Archive>>(jobs);
         thread::Builder::new().name("stream-archivist".into()).spawn(move || {
             for archive in receiver {
-                archive.work();
+                let work = AssertUnwindSafe(|| archive.work());
+                if catch_unwind(work).is_err() {
+                    // Else its body might wait for it for ever.
+                    archive.fail("a panic, which is a bug in this crate");
+                }
             }
         })?;
         let (spill_after, directory) = spill.unzip();
@@ -151,9 +156,9 @@ impl Archive {
             return;
         }
         if self.archivist.jobs.try_send(Arc::clone(self)).is_err() {
-            // Each stream is in the queue once at the most, and there is room for all that may be in flight;
-            // those that have ended come on top of that.
-            self.is_queued.store(false, Release);
+            // Each stream is in the queue once at the most, and there is room for all that may be in flight. Those
+            // that have ended come on top of that.
+            self.fail("too many streams wait for it");
         }
     }
 
@@ -257,10 +262,16 @@ impl Archive {
         moved.cursor = cursor;
         drop(moved);
         drop(before);
-        if is_all {
-            self.log.clear();
-        } else {
+        if !is_all {
             self.log.let_go_before(&end);
+            return Ok(true);
+        }
+        self.log.clear();
+        // A stream that was stopped from outside may have got one more chunk in this very moment. Who counted it
+        // shall find it.
+        let is_all = Block::last(&end).end().0 == self.bytes.load(Relaxed);
+        if !is_all {
+            self.moved().rest = Chain::new(end);
         }
         Ok(!is_all)
     }

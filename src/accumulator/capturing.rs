@@ -131,9 +131,6 @@ impl Capturing {
 
     pub(crate) fn set_watched(&self, watched: bool) {
         self.watched.store(watched, Ordering::SeqCst);
-        if !watched {
-            self.trim_to_tail();
-        }
     }
 
     /// Chunks before `chunks` are needed by no reader that is waited for.
@@ -341,7 +338,7 @@ impl Capturing {
     }
 
     /// Lets go of what only readers needed, once there are none and nothing is written any more.
-    fn trim_to_tail(&self) {
+    pub(crate) fn trim_to_tail(&self) {
         // Pairs with itself: of the last reader that goes and the stream that ends, one sees the other.
         fence(Ordering::SeqCst);
         if self.is_watched() || !self.is_complete.load(Ordering::Relaxed) {

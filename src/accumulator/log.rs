@@ -87,7 +87,12 @@ impl Rules {
     fn size(&self, before: usize, len: usize, left: u64) -> usize {
         // Of short chunks, content takes more memory than its bytes: an eighth, as a rule.
         let left = (left.saturating_add(left / 8)).min(LARGEST as u64) as usize;
-        let grown = (before * 2).clamp(SMALLEST, self.largest);
+        let mut grown = (before * 2).clamp(SMALLEST, self.largest);
+        if len >= BY_REFERENCE {
+            // Only a few such chunks may come into it: they need few words.
+            let chunks = (self.most / len as u64).clamp(1, LARGEST as u64) as usize;
+            grown = grown.min((chunks * Block::needed(len)).next_power_of_two());
+        }
         grown.min(left.next_power_of_two()).max(Block::needed(len).next_power_of_two()).max(SMALLEST)
     }
 
