@@ -171,7 +171,7 @@ impl Archive {
     /// How far the file is behind a log that ends at so many bytes and chunks: in chunks, or what stands for
     /// as much of `limit` where it is many bytes.
     pub(super) fn lag(&self, (bytes, chunks): (u64, u64), limit: u64) -> u64 {
-        let ahead = self.pool.budget().limit().map_or(AHEAD, |limit| AHEAD.min(limit / 4).max(1));
+        let ahead = self.pool.limit().map_or(AHEAD, |limit| AHEAD.min(limit / 4).max(1));
         let bytes = bytes.saturating_sub(self.bytes.load(Relaxed));
         let chunks = chunks.saturating_sub(self.chunks.load(Relaxed));
         chunks.max((u128::from(bytes) * u128::from(limit) / u128::from(ahead)) as u64)
@@ -247,7 +247,7 @@ impl Archive {
         let unit = if spills {
             packing.write(&self.file()?, self.archivist.compress)?
         } else {
-            match packing.compressed(self.pool.budget()) {
+            match packing.compressed(&self.pool) {
                 Some(unit) => unit,
                 None => return Ok(false),
             }

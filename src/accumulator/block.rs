@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use super::link::Link;
-use super::pool::Pool;
+use super::pool::{self, Pool};
 use super::words::{self, AtomicU64, Words};
 
 /// Chunks of at least this many bytes are kept by reference, smaller ones are copied.
@@ -84,13 +84,6 @@ impl Block {
     /// A block of no log.
     pub(super) fn new(bytes: usize) -> Self {
         Self::with(words::zeroed(bytes))
-    }
-
-    /// A block for many writers, which nobody's budget is charged for.
-    pub(super) fn zeroed(place: Place, bytes: usize) -> Self {
-        let mut block = Self::new(bytes);
-        block.place(place, None);
-        block
     }
 
     fn with(words: Words) -> Self {
@@ -201,6 +194,8 @@ impl Block {
     /// chunk in it, if it fits.
     #[inline]
     pub(super) fn append_alone(&self, tail: Tail, chunk: &[u8], at: u64) -> Option<Tail> {
+        // Else the claim would be for the words of a reference.
+        assert!(chunk.len() < BY_REFERENCE);
         let claim = self.claim(tail, chunk.len())?;
         self.publish(tail, chunk, at);
         // Release pairs with the Acquire in `end`: the claimed chunks are seen.
@@ -209,9 +204,13 @@ impl Block {
     }
 
     /// As [`append_alone`](Self::append_alone), for a chunk that is kept by reference.
-    pub(super) fn refer_alone(&self, tail: Tail, chunk: Bytes, at: u64) -> Option<Tail> {
+    #[inline]
+    pub(super) fn refer_alone(&self, tail: Tail, chunk: &Bytes, at: u64) -> Option<Tail> {
+        // Else the claim would be for the words of a copy.
+        assert!(chunk.len() >= BY_REFERENCE);
         let claim = self.claim(tail, chunk.len())?;
-        self.publish_reference(tail, chunk, at);
+        // Cloned here, where its place is known: to move a clone that was just made stalls.
+        self.publish_reference(tail, chunk.clone(), at);
         // As in `append_alone`.
         self.tail.store(claim.0, Ordering::Release);
         Some(claim)
@@ -240,6 +239,7 @@ impl Block {
         header.store(Header::copied(chunk.len(), at).0, Ordering::Release);
     }
 
+    #[inline]
     fn publish_reference(&self, tail: Tail, chunk: Bytes, at: u64) {
         let Some((header, words)) = self.words[tail.words()..].split_first() else {
             return;
@@ -281,11 +281,15 @@ impl Block {
     fn clear(&mut self) -> (Option<Arc<Block>>, Option<Arc<Pool>>) {
         let referenced = if *self.has_references.get_mut() { self.drop_references() } else { 0 };
         *self.has_references.get_mut() = false;
-        self.tail.store(0, Ordering::Relaxed);
         let pool = self.pool.take();
         if let Some(pool) = &pool {
-            pool.release(self.capacity(), referenced);
+            pool.release(pool::charge_of(self.capacity()) + referenced);
+            if pool.is_zeroed {
+                let claimed = self.tail(Ordering::Acquire).words();
+                self.words[..claimed].iter_mut().for_each(words::zero);
+            }
         }
+        self.tail.store(0, Ordering::Relaxed);
         (self.next.take(), pool)
     }
 

@@ -257,7 +257,7 @@ impl Capturing {
     /// Has the archive move what it should.
     fn archive(&self, archive: &Arc<Archive>, writer: &CaptureWriter) {
         let end = writer.writer.end();
-        archive.grown(end.0, self.keeping.pool.budget().is_beyond(Mark::Spill));
+        archive.grown(end.0, self.keeping.pool.is_beyond(Mark::Spill));
         let limit = self.keeping.buffer_limit;
         if self.keeping.drops_oldest && archive.spills() && archive.lag(end, limit) > limit {
             archive.fail("the disk was too slow, and the strategy is not to wait for it");

@@ -51,8 +51,7 @@ pub(crate) struct Writer {
 #[derive(Debug)]
 pub(super) struct Writers {
     first: Link,
-    /// Whose budget its memory is charged to.
-    pool: Option<Arc<Pool>>,
+    pool: Arc<Pool>,
     rules: Rules,
     /// The last block, or the one before it; null before there is one.
     last: AtomicPtr<Block>,
@@ -220,6 +219,20 @@ impl Writer {
         true
     }
 
+    /// Keeps a large chunk in the last block by reference, where no budget is to be charged for it. False
+    /// where it does not fit there.
+    #[inline]
+    pub(super) fn refer(&mut self, chunk: &Bytes, at: u64) -> bool {
+        let Some(block) = self.last.block() else {
+            return false;
+        };
+        let Some(tail) = block.refer_alone(self.tail, chunk, at) else {
+            return false;
+        };
+        self.tail = tail;
+        true
+    }
+
     /// Appends a chunk to `log`, to a new block of `pool` if need be. Whether there was such a need.
     pub(super) fn append_to(
         &mut self,
@@ -234,15 +247,14 @@ impl Writer {
         if chunk.len() as u64 > left {
             return Err(Refused::OverLimit(left));
         }
-        let budget = pool.budget();
-        if by_reference && !budget.charge(chunk.len() as u64, mark) {
+        if by_reference && !pool.charge(chunk.len() as u64, mark) {
             return Err(Refused::OverBudget);
         }
         let mut grown = false;
         loop {
             let tail = self.last.block().and_then(|block| {
                 if by_reference {
-                    block.refer_alone(self.tail, chunk.clone(), at)
+                    block.refer_alone(self.tail, chunk, at)
                 } else {
                     block.append_alone(self.tail, chunk, at)
                 }
@@ -253,7 +265,7 @@ impl Writer {
             }
             if !self.grow(log, pool, mark, chunk.len(), left) {
                 if by_reference {
-                    budget.release(chunk.len() as u64);
+                    pool.release(chunk.len() as u64);
                 }
                 return Err(Refused::OverBudget);
             }
@@ -296,11 +308,10 @@ impl Writer {
 // === impl Writers ===
 
 impl Writers {
-    /// `pool` is whose budget its memory is charged to.
-    pub(super) fn new(limit: u64, pool: Option<&Arc<Pool>>) -> Self {
+    pub(super) fn new(limit: u64, pool: &Arc<Pool>) -> Self {
         Self {
             first: Link::new(),
-            pool: pool.cloned(),
+            pool: Arc::clone(pool),
             rules: Rules::limited(limit),
             last: AtomicPtr::new(std::ptr::null_mut()),
             overflowed: AtomicBool::new(false),
@@ -363,15 +374,15 @@ impl Writers {
             }
             self.grow(last, len);
         }
-        if let (true, Some(pool)) = (len >= BY_REFERENCE, &self.pool) {
-            pool.budget().release(len as u64);
+        if len >= BY_REFERENCE {
+            self.pool.release(len as u64);
         }
         false
     }
 
     /// Charges a chunk that is kept by reference.
     fn charge(&self, len: usize) -> bool {
-        let charged = self.pool.as_ref().is_none_or(|pool| pool.budget().charge(len as u64, Mark::Head));
+        let charged = self.pool.charge(len as u64, Mark::Head);
         if !charged {
             self.close();
         }
@@ -405,15 +416,12 @@ impl Writers {
         if link.as_ptr().is_null() {
             let before = full.map_or(0, Block::capacity);
             let (size, place) = (self.rules.size(before, len, left), self.rules.place(end, len));
-            let block = match &self.pool {
-                Some(pool) => pool.take_zeroed(place, size, Mark::Head),
-                None => Some(Block::zeroed(place, size)),
-            };
+            let block = self.pool.take_zeroed(place, size, Mark::Head);
             let Some(block) = block else {
                 return self.close();
             };
             // Whoever loses the race goes on with the other's.
-            let _ = link.set(Arc::new(block));
+            let _ = link.set(block);
         }
         let old = full.map_or(std::ptr::null_mut(), |full| std::ptr::from_ref(full).cast_mut());
         // Where it fails somebody has gone on already. Release pairs with the Acquire in `last`.

@@ -90,12 +90,12 @@ pub struct ContentAccumulator {
 impl ContentAccumulator {
     /// An accumulator for at most `max_size` bytes of content. It holds no block until the first chunk.
     pub fn new(max_size: usize) -> Self {
-        Self { log: Writers::new(max_size as u64, None) }
+        Self { log: Writers::new(max_size as u64, &pool::ZEROED) }
     }
 
     /// As [`new`](Self::new), with its memory charged to `pool`'s budget.
     pub(crate) fn charged(max_size: usize, pool: &Arc<Pool>) -> Self {
-        Self { log: Writers::new(max_size as u64, Some(pool)) }
+        Self { log: Writers::new(max_size as u64, pool) }
     }
 
     /// Appends a chunk.

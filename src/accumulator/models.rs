@@ -126,7 +126,7 @@ fn a_link_that_two_set_is_set_once() {
 fn no_chunk_is_lost_or_doubled_when_two_go_on_to_a_new_block() {
     loom::model(|| {
         // Under loom a block has room for two of the chunks.
-        let log = Arc::new(Writers::new(100, None));
+        let log = Arc::new(Writers::new(100, &Arc::default()));
         assert!(log.append(A, 0) && log.append(A, 0));
         let other = Arc::clone(&log);
         let writer = thread::spawn(move || assert!(other.append(B, 0)));

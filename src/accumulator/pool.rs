@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
+use once_cell::sync::Lazy;
 
 use super::block::{Block, Place};
 use crate::budget::{Mark, MemoryBudget};
@@ -20,55 +21,88 @@ const KEPT_OF_LARGEST: usize = 4 * KEPT;
 /// What a block takes beside its words.
 const BESIDE: u64 = 128;
 
-/// A bounded lock-free pool of the blocks of a layer's streams.
+/// A bounded lock-free pool of blocks.
 ///
-/// What it hands out holds the bytes of earlier streams. That is why only a log with a lone writer may
-/// use it: its readers never look beyond what the writer has claimed.
+/// What a layer's pool hands out holds the bytes of earlier streams. That is why only a log with a lone writer
+/// may use such blocks: its readers never look beyond what the writer has claimed.
 #[derive(Debug)]
 pub(crate) struct Pool {
     sizes: [ArrayQueue<Arc<Block>>; SIZES],
-    budget: MemoryBudget,
+    budget: Option<MemoryBudget>,
+    /// Whether it keeps blocks zeroed, for many writers. They are zeroed when they come back: then nobody
+    /// waits for it.
+    pub(super) is_zeroed: bool,
 }
+
+/// The pool of accumulators that belong to no layer, for many writers.
+pub(super) static ZEROED: Lazy<Arc<Pool>> = Lazy::new(|| Arc::new(Pool::with(None, true)));
+
+/// The pool of accumulators that belong to no layer, for a lone writer.
+pub(super) static USED: Lazy<Arc<Pool>> = Lazy::new(|| Arc::new(Pool::with(None, false)));
 
 // === impl Pool ===
 
 impl Pool {
+    /// The pool of a layer, for lone writers.
     pub(crate) fn new(budget: MemoryBudget) -> Self {
+        Self::with(Some(budget), false)
+    }
+
+    fn with(budget: Option<MemoryBudget>, is_zeroed: bool) -> Self {
         let queue = |n| {
             let size = SMALLEST << n;
             ArrayQueue::new(if size == LARGEST { KEPT_OF_LARGEST / size } else { KEPT / size })
         };
-        Self { sizes: std::array::from_fn(queue), budget }
+        Self { sizes: std::array::from_fn(queue), budget, is_zeroed }
     }
 
-    pub(crate) fn budget(&self) -> &MemoryBudget {
-        &self.budget
+    /// Whether it is short of memory, so that what can be moved out of it should be.
+    pub(crate) fn is_beyond(&self, mark: Mark) -> bool {
+        self.budget.as_ref().is_some_and(|budget| budget.is_beyond(mark))
+    }
+
+    pub(super) fn limit(&self) -> Option<u64> {
+        self.budget.as_ref()?.limit()
+    }
+
+    /// Takes `bytes` of the budget, unless more than `mark` would then be in use.
+    pub(super) fn charge(&self, bytes: u64, mark: Mark) -> bool {
+        self.budget.as_ref().is_none_or(|budget| budget.charge(bytes, mark))
+    }
+
+    /// Gives back what was charged.
+    pub(super) fn release(&self, bytes: u64) {
+        if let Some(budget) = &self.budget {
+            budget.release(bytes);
+        }
     }
 
     /// A block of `bytes`, a power of two, unless the budget does not allow for it.
     pub(super) fn take(self: &Arc<Self>, place: Place, bytes: usize, mark: Mark) -> Option<Arc<Block>> {
-        if !self.budget.charge(bytes as u64 + BESIDE, mark) {
+        if !self.charge(charge_of(bytes), mark) {
             return None;
         }
         let kept = self.of(bytes).and_then(ArrayQueue::pop);
-        let mut block = kept.unwrap_or_else(|| Arc::new(Block::new(bytes)));
-        let owned = Arc::get_mut(&mut block).expect("what is in the pool is referred to from there alone");
+        Some(self.placed(kept.unwrap_or_else(|| Arc::new(Block::new(bytes))), place))
+    }
+
+    /// As [`take`](Self::take), for many writers: nothing is in it.
+    pub(super) fn take_zeroed(
+        self: &Arc<Self>,
+        place: Place,
+        bytes: usize,
+        mark: Mark,
+    ) -> Option<Arc<Block>> {
+        if self.is_zeroed {
+            return self.take(place, bytes, mark);
+        }
+        self.charge(charge_of(bytes), mark).then(|| self.placed(Arc::new(Block::new(bytes)), place))
+    }
+
+    fn placed(self: &Arc<Self>, mut block: Arc<Block>, place: Place) -> Arc<Block> {
+        let owned = Arc::get_mut(&mut block).expect("it is new, or referred to from the pool alone");
         owned.place(place, Some(Arc::clone(self)));
-        Some(block)
-    }
-
-    /// As [`take`](Self::take), for many writers: nothing was in it before.
-    pub(super) fn take_zeroed(self: &Arc<Self>, place: Place, bytes: usize, mark: Mark) -> Option<Block> {
-        self.budget.charge(bytes as u64 + BESIDE, mark).then(|| {
-            let mut block = Block::new(bytes);
-            block.place(place, Some(Arc::clone(self)));
-            block
-        })
-    }
-
-    /// Takes back a block's charge, with `referenced` bytes that it kept by reference.
-    pub(super) fn release(&self, bytes: usize, referenced: u64) {
-        self.budget.release(bytes as u64 + BESIDE + referenced);
+        block
     }
 
     /// Keeps a block that nobody uses, if there is room.
@@ -82,6 +116,11 @@ impl Pool {
     fn of(&self, bytes: usize) -> Option<&ArrayQueue<Arc<Block>>> {
         self.sizes.get((bytes / SMALLEST).checked_ilog2()? as usize)
     }
+}
+
+/// What a block of `bytes` is charged.
+pub(super) fn charge_of(bytes: usize) -> u64 {
+    bytes as u64 + BESIDE
 }
 
 impl Default for Pool {

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::{Buf, Bytes};
 
 use super::content::StreamChunk;
-use crate::budget::{Mark, MemoryBudget};
+use super::pool::Pool;
+use crate::budget::Mark;
 
 /// Bytes before each chunk: its length and its arrival.
 const HEADER: usize = 16;
@@ -33,7 +34,7 @@ enum Place {
 #[derive(Debug)]
 struct Charged {
     bytes: Box<[u8]>,
-    budget: MemoryBudget,
+    pool: Arc<Pool>,
 }
 
 /// A temporary file without a name: it is gone when the last that holds it is.
@@ -82,12 +83,12 @@ impl Packing {
     }
 
     /// A compressed unit in memory. `None` where it would not be smaller, or the budget is used up.
-    pub(super) fn compressed(&self, budget: &MemoryBudget) -> Option<Unit> {
+    pub(super) fn compressed(&self, pool: &Arc<Pool>) -> Option<Unit> {
         let bytes = compress(&self.packed())?;
-        if bytes.len() >= self.size || !budget.charge(bytes.len() as u64, Mark::Full) {
+        if bytes.len() >= self.size || !pool.charge(bytes.len() as u64, Mark::Full) {
             return None;
         }
-        let charged = Charged { bytes: bytes.into(), budget: budget.clone() };
+        let charged = Charged { bytes: bytes.into(), pool: Arc::clone(pool) };
         Some(Unit { place: Place::Memory(Arc::new(charged)), size: self.size, is_compressed: true })
     }
 
@@ -228,6 +229,6 @@ impl SpillFile {
 
 impl Drop for Charged {
     fn drop(&mut self) {
-        self.budget.release(self.bytes.len() as u64);
+        self.pool.release(self.bytes.len() as u64);
     }
 }

@@ -36,6 +36,17 @@ pub(super) fn zeroed(bytes: usize) -> Words {
     (0..bytes / 8).map(|_| AtomicU64::new(0)).collect()
 }
 
+/// Makes a word zero.
+#[cfg(not(accumulator_loom))]
+pub(super) fn zero(word: &mut AtomicU64) {
+    *word.get_mut() = 0;
+}
+
+#[cfg(accumulator_loom)]
+pub(super) fn zero(word: &mut AtomicU64) {
+    word.with_mut(|word| *word = 0);
+}
+
 /// Copies `bytes` into `words`.
 ///
 /// # Safety

@@ -4,16 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use once_cell::sync::Lazy;
 
+use super::block::BY_REFERENCE;
 use super::content::{Content, Piece};
 use super::log::{Log, Refused, Rules, Writer};
-use super::pool::Pool;
+use super::pool::USED;
 use crate::budget::Mark;
 use crate::error::StreamError;
-
-/// What all [`ContentWriter`]s take their blocks from.
-static POOL: Lazy<Arc<Pool>> = Lazy::new(Arc::default);
 
 /// A [`ContentAccumulator`](crate::ContentAccumulator) for a single writer: what the layer itself uses for a
 /// body, faster because nobody else writes.
@@ -68,10 +65,10 @@ impl ContentWriter {
     #[inline]
     pub fn append_at(&mut self, chunk: &Bytes, arrival: Duration) -> Result<(), StreamError> {
         let at = (arrival.as_nanos() >> 10) as u64;
-        if !self.is_over && self.writer.append(chunk, at) {
-            return Ok(());
-        }
-        self.append_slowly(chunk, at)
+        let is_small = chunk.len() < BY_REFERENCE;
+        let writer = &mut self.writer;
+        let fits = if is_small { writer.append(chunk, at) } else { writer.refer(chunk, at) };
+        if fits { Ok(()) } else { self.append_slowly(chunk, at) }
     }
 
     /// Bytes appended.
@@ -89,6 +86,7 @@ impl ContentWriter {
         ContentReader { log: Arc::clone(&self.log) }
     }
 
+    #[cold]
     fn append_slowly(&mut self, chunk: &Bytes, at: u64) -> Result<(), StreamError> {
         if chunk.is_empty() {
             return Ok(());
@@ -97,10 +95,12 @@ impl ContentWriter {
         if self.is_over {
             return too_large;
         }
-        match self.writer.append_to(&self.log, &POOL, Mark::Full, chunk, at) {
+        match self.writer.append_to(&self.log, &USED, Mark::Full, chunk, at) {
             Ok(_) => Ok(()),
             Err(Refused::OverLimit(_) | Refused::OverBudget) => {
                 self.is_over = true;
+                // Lets go of the block, so that nothing is appended to it.
+                self.writer.leave(0, 0);
                 too_large
             }
         }
