@@ -75,7 +75,7 @@ pub struct Tap {
 /// ```
 pub struct WorkGroup {
     feed: Arc<Mutex<Feed>>,
-    watch: Arc<Watch>,
+    pipeline: Arc<Pipeline>,
     sleeper: Sleeper,
 }
 
@@ -108,12 +108,8 @@ impl StreamHandle {
 
     /// A group of readers that share this stream's chunks.
     pub fn work_group(&self) -> WorkGroup {
-        let feed = Feed::new(self.pipeline());
-        WorkGroup {
-            watch: Arc::clone(&feed.watch),
-            feed: Arc::new(Mutex::new(feed)),
-            sleeper: Sleeper::default(),
-        }
+        let feed = Arc::new(Mutex::new(Feed::new(self.pipeline())));
+        WorkGroup { feed, pipeline: Arc::clone(self.pipeline()), sleeper: Sleeper::default() }
     }
 }
 
@@ -190,8 +186,8 @@ impl WorkGroup {
     }
 
     /// How the stream ended, once it has.
-    pub fn outcome(&self) -> Option<Outcome> {
-        self.with(|feed| feed.pipeline.outcome().cloned())
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.pipeline.outcome()
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Feed) -> T) -> T {
@@ -202,13 +198,14 @@ impl WorkGroup {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamChunk>> {
         let feed = &self.feed;
         let next = || feed.lock().unwrap_or_else(PoisonError::into_inner).next();
-        self.sleeper.until(&self.watch, cx, next)
+        self.sleeper.until(self.pipeline.watch(), cx, next)
     }
 }
 
 impl Clone for WorkGroup {
     fn clone(&self) -> Self {
-        Self { feed: Arc::clone(&self.feed), watch: Arc::clone(&self.watch), sleeper: Sleeper::default() }
+        let (feed, pipeline) = (Arc::clone(&self.feed), Arc::clone(&self.pipeline));
+        Self { feed, pipeline, sleeper: Sleeper::default() }
     }
 }
 

@@ -1,13 +1,16 @@
 //! What is compared.
 
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Waker};
+use std::thread;
 
 use bytes::Bytes;
 use crossbeam_queue::SegQueue;
 use flume::{Receiver, Sender};
-use streaming_accumulator::{ContentAccumulator, ContentReader, ContentWriter};
+use streaming_accumulator::{ContentAccumulator, ContentReader, ContentWriter, StreamPipeline};
 
 /// ASCII text, counted as what comes from a socket is: a clone is an atomic add, a drop an atomic
 /// subtraction. Its type spares strings the validation, which is not theirs to pay here.
@@ -89,6 +92,20 @@ impl Accumulator for Alone {
     fn append(&self, chunk: &Chunk) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         writer.append(&chunk.0).expect("no limit");
+    }
+}
+
+impl Accumulator for StreamPipeline {
+    fn new() -> Self {
+        Self::builder().max_size(usize::MAX).build()
+    }
+
+    fn append(&self, chunk: &Chunk) {
+        let mut push = pin!(self.push(chunk.0.clone()));
+        // It waits only while the channel is full, which another thread is about to empty.
+        while push.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            thread::yield_now();
+        }
     }
 }
 

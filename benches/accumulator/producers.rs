@@ -1,9 +1,10 @@
 //! Many threads append to one accumulator, nobody reads.
 
+use std::ops::Range;
 use std::sync::{Barrier, Mutex};
 use std::thread;
 
-use streaming_accumulator::ContentAccumulator;
+use streaming_accumulator::{ContentAccumulator, StreamPipeline};
 use tokio::time::Instant;
 
 use crate::contestants::{Accumulator, Channel, Chunk, Queue};
@@ -18,14 +19,16 @@ const CHUNKS: usize = (16 << 20) / SIZE;
 /// Appends per microsecond in a round of so many threads.
 type Measure = fn(usize) -> f64;
 
-/// The first is ours.
-const CONTESTANTS: [(&str, Measure); 5] = [
+/// The first is ours. The last is ours behind a channel, with metrics and readers.
+const CONTESTANTS: [(&str, Measure); 6] = [
     ("ours", measure::<ContentAccumulator>),
     ("Mutex<String>", measure::<Mutex<String>>),
     ("parking_lot's", measure::<parking_lot::Mutex<String>>),
     ("SegQueue", measure::<Queue>),
     ("flume", measure::<Channel>),
+    ("StreamPipeline", measure::<StreamPipeline>),
 ];
+const RIVALS: Range<usize> = 1..5;
 
 pub(crate) fn run() {
     println!("\nproducers: appends per us of all threads together (and ns per append)");
@@ -38,7 +41,7 @@ pub(crate) fn run() {
         let rates: Vec<_> = all.iter().map(|all| median(all, |rate| *rate)).collect();
         print!("{threads:>8}");
         rates.iter().for_each(|rate| print!("{:>18}", format!("{rate:.1} ({:.1})", 1e3 / rate)));
-        println!("{:>17.2}x", rates[0] / max(rates[1..].iter().copied()));
+        println!("{:>17.2}x", rates[0] / max(rates[RIVALS].iter().copied()));
     }
 }
 

@@ -283,6 +283,6 @@ impl Live for WorkGroup {
     }
 
     fn outcome(&self) -> Option<Outcome> {
-        self.outcome()
+        self.outcome().cloned()
     }
 }

@@ -463,7 +463,7 @@ async fn a_group_shares_the_chunks_in_order_and_a_tap_beside_it_sees_all() {
                     own += 1;
                     maybe_yield().await;
                 }
-                assert_eq!(member.outcome(), Some(Outcome::Completed));
+                assert_eq!(member.outcome(), Some(&Outcome::Completed));
                 own
             })
         })
