@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::accumulator::{CaptureWriter, Capturing, Content, ContentAccumulator, Keeping};
+use crate::accumulator::{CaptureWriter, Capturing, Content, Keeping, Log};
 use crate::backpressure::Pressure;
 use crate::ending::{Facts, Signal};
 use crate::error::StreamError;
@@ -161,16 +161,16 @@ impl Pipeline {
         }
     }
 
-    /// A stream that is no response: it has begun, and its content goes to `accumulator`.
+    /// A stream that is no response: it has begun, and its content goes to `log`.
     pub(crate) fn without_head(
         id: StreamId,
         rules: &Arc<Rules>,
         request: RequestHead,
-        accumulator: &Arc<ContentAccumulator>,
+        log: &Arc<Log>,
         token: &CancellationToken,
         span: Span,
     ) -> Self {
-        let capture = Capturing::into(&rules.keeping, accumulator);
+        let capture = Capturing::into(&rules.keeping, log);
         let stage = AtomicU8::new(Stage::HEADLESS.0 | Stage::POLLED.0);
         Self { capture, stage, ..Self::new(id, rules, request, token, span) }
     }

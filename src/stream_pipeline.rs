@@ -12,7 +12,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::accumulator::{Capture, CaptureWriter, ContentAccumulator, Keeping, Pool};
+use crate::accumulator::{Capture, CaptureWriter, ContentAccumulator, Keeping, Log, Pool};
 use crate::backpressure::{BackpressureStrategy, Pressure, Step, Throttle};
 use crate::budget::MemoryBudget;
 use crate::dispatch::{Config, Dispatcher};
@@ -84,7 +84,7 @@ pub struct StreamPipelineBuilder {
 
 struct Shared {
     guard: Guard,
-    accumulator: Arc<ContentAccumulator>,
+    accumulator: ContentAccumulator,
     token: CancellationToken,
     sender: Sender<Bytes>,
     /// Whoever holds it is the one that moves chunks, and so the only writer of capture and metrics.
@@ -177,8 +177,7 @@ impl StreamPipeline {
         self.pipeline().metrics()
     }
 
-    /// The accumulator that the chunks end in. What is appended to it by hand is content, too, but is not
-    /// counted.
+    /// The accumulator that the chunks end in, for snapshots. Only the pipeline writes it.
     pub fn accumulator(&self) -> &ContentAccumulator {
         &self.shared.accumulator
     }
@@ -332,19 +331,19 @@ impl StreamPipelineBuilder {
     ) -> StreamPipeline {
         let budget = self.budget.as_ref().unwrap_or(dispatcher.budget());
         let pool = Arc::new(Pool::new(budget.clone()));
-        let accumulator = Arc::new(ContentAccumulator::charged(self.max_size, &pool));
+        let log = Arc::new(Log::limited(self.max_size));
         let token = self.token.as_ref().unwrap_or(dispatcher.token());
         let id = StreamId::new();
         let span = telemetry::stream(id, &self.method, self.uri.path());
         let rules = Arc::new(self.rules(pool));
         let head = RequestHead { method: self.method, uri: self.uri, version: Version::default() };
-        let pipeline = Pipeline::without_head(id, &rules, head, &accumulator, token, span);
+        let pipeline = Pipeline::without_head(id, &rules, head, &log, token, span);
         let guard = guard::open(dispatcher, pipeline, slot, |_| Some(context));
 
         let (sender, waiting) = flume::bounded(self.buffer_limit);
         let advanced = Arc::new(Advanced::default());
         let shared = Shared {
-            accumulator,
+            accumulator: ContentAccumulator::written(log),
             token: guard.handle().cancellation_token(),
             sender,
             mover: Mutex::new(Mover { waiting, writer: guard.pipeline().writer() }),
@@ -599,6 +598,6 @@ mod tests {
         assert_eq!(pipeline.metrics().bytes(), 9);
         assert!(pipeline.metrics().elapsed() < Duration::from_secs(3600));
         let content = pipeline.accumulator().snapshot();
-        assert_eq!((content.to_bytes(), content.is_truncated()), (Bytes::from_static(b"abc"), true));
+        assert_eq!((content.to_bytes(), content.is_truncated()), (Bytes::from_static(b"abca"), true));
     }
 }

@@ -220,6 +220,12 @@ impl Block {
         self.tail(Ordering::Acquire).is_closed()
     }
 
+    /// Whether nothing will ever stand at `cursor`.
+    pub(super) fn is_over(&self, cursor: Cursor) -> bool {
+        let tail = self.tail(Ordering::Acquire);
+        tail.is_closed() && cursor.word >= tail.words()
+    }
+
     /// Lets no chunk in any more. The tail is then final.
     pub(super) fn close(&self) {
         // Release, as each write of the tail.

@@ -11,7 +11,6 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use super::ContentAccumulator;
 use super::archive::{Archive, Archivist};
 use super::block::Block;
 use super::capture::Capture;
@@ -71,8 +70,8 @@ enum Head {
     None,
     Plain(Log),
     Archived(Arc<Archive>),
-    /// Others may write to it, too.
-    Shared(Arc<ContentAccumulator>),
+    /// Others may read it beside.
+    Shared(Arc<Log>),
 }
 
 /// Where chunks go.
@@ -108,9 +107,9 @@ impl Capturing {
         }
     }
 
-    /// As [`new`](Self::new), with `accumulator` for a head.
-    pub(crate) fn into(keeping: &Arc<Keeping>, accumulator: &Arc<ContentAccumulator>) -> Self {
-        Self { head: Head::Shared(Arc::clone(accumulator)), ..Self::new(keeping) }
+    /// As [`new`](Self::new), with `log` for a head.
+    pub(crate) fn into(keeping: &Arc<Keeping>, log: &Arc<Log>) -> Self {
+        Self { head: Head::Shared(Arc::clone(log)), ..Self::new(keeping) }
     }
 
     /// The writing end. There must be one only.
@@ -171,14 +170,10 @@ impl Capturing {
     fn append_slowly(&self, writer: &mut CaptureWriter, chunk: &Bytes, at: u64) {
         let mut chunk = chunk.clone();
         while !chunk.is_empty() {
-            match (writer.place, &self.head) {
-                (Place::Head, Head::Shared(head)) => chunk = self.append_to_shared(writer, head, chunk, at),
-                (Place::Head, head) => match head.log() {
-                    Some(log) => chunk = self.append_to_head(writer, log, chunk, at),
-                    None => return,
-                },
+            match (writer.place, self.head.log()) {
+                (Place::Head, Some(head)) => chunk = self.append_to_head(writer, head, chunk, at),
                 (Place::Tail | Place::Taps, _) => return self.append_to_live(writer, &chunk, at),
-                (Place::Nowhere, _) => return,
+                _ => return,
             }
         }
     }
@@ -218,24 +213,6 @@ impl Capturing {
         };
         self.leave_head(writer);
         rest
-    }
-
-    /// As [`append_to_head`](Self::append_to_head), where others write, too.
-    fn append_to_shared(
-        &self,
-        writer: &mut CaptureWriter,
-        head: &ContentAccumulator,
-        chunk: Bytes,
-        at: u64,
-    ) -> Bytes {
-        if head.log.append(chunk.clone(), at) {
-            // It has no block there, and only counts.
-            writer.writer.leave(chunk.len() as u64, 1);
-            return Bytes::new();
-        }
-        head.log.close();
-        self.leave_head(writer);
-        chunk
     }
 
     fn leave_head(&self, writer: &mut CaptureWriter) {
@@ -365,11 +342,7 @@ impl Capturing {
     /// The first block of the head, and of the live log.
     pub(super) fn firsts(&self) -> [Option<Arc<Block>>; 2] {
         let live = self.live.get().and_then(|live| live.first());
-        let head = match &self.head {
-            Head::Shared(head) => head.log.first(),
-            head => head.log().and_then(Log::first),
-        };
-        [head, live]
+        [self.head.log().and_then(Log::first), live]
     }
 
     /// What is kept of a stream of `pulled` bytes.
@@ -380,8 +353,8 @@ impl Capturing {
         let head = match &self.head {
             Head::None => None,
             Head::Plain(log) => log.part().map(Piece::Part),
+            Head::Shared(log) => log.part().map(Piece::Part),
             Head::Archived(archive) => Some(Piece::archived(archive)),
-            Head::Shared(head) => head.log.published().map(Piece::Part),
         };
         let content = Content::new(head, live.map(|live| Piece::Part(live.last(keep))), false);
         let kept = content.len() as u64;
@@ -394,8 +367,9 @@ impl Capturing {
 impl Head {
     fn log(&self) -> Option<&Log> {
         match self {
-            Self::None | Self::Shared(_) => None,
+            Self::None => None,
             Self::Plain(log) => Some(log),
+            Self::Shared(log) => Some(log),
             Self::Archived(archive) => Some(archive.log()),
         }
     }

@@ -18,6 +18,8 @@ use crate::budget::Mark;
 pub(crate) struct Log {
     first: First,
     rules: Rules,
+    /// Set once a chunk did not fit.
+    overflowed: AtomicBool,
 }
 
 /// The first block. Only a log that is trimmed pays for one that can be exchanged while it is read.
@@ -105,12 +107,28 @@ impl Rules {
 
 impl Log {
     pub(super) fn fixed(rules: Rules) -> Self {
-        Self { first: First::Fixed(Link::new()), rules }
+        Self { first: First::Fixed(Link::new()), rules, overflowed: AtomicBool::new(false) }
     }
 
     /// A log whose first blocks can be let go of.
     pub(super) fn moving(rules: Rules) -> Self {
-        Self { first: First::Moving(ArcSwapOption::empty()), rules }
+        let first = First::Moving(ArcSwapOption::empty());
+        Self { first, rules, overflowed: AtomicBool::new(false) }
+    }
+
+    /// A log that keeps its first `max` bytes.
+    pub(crate) fn limited(max: usize) -> Self {
+        Self::fixed(Rules::limited(max as u64))
+    }
+
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.overflowed.load(Ordering::Acquire)
+    }
+
+    fn overflow(&self, refused: Refused) -> Refused {
+        // Release pairs with the Acquire in `has_overflowed`.
+        self.overflowed.store(true, Ordering::Release);
+        refused
     }
 
     /// The first block that is kept.
@@ -245,10 +263,10 @@ impl Writer {
         let by_reference = chunk.len() >= BY_REFERENCE;
         let left = log.rules.limit - self.end().0;
         if chunk.len() as u64 > left {
-            return Err(Refused::OverLimit(left));
+            return Err(log.overflow(Refused::OverLimit(left)));
         }
         if by_reference && !pool.charge(chunk.len() as u64, mark) {
-            return Err(Refused::OverBudget);
+            return Err(log.overflow(Refused::OverBudget));
         }
         let mut grown = false;
         loop {
@@ -267,7 +285,7 @@ impl Writer {
                 if by_reference {
                     pool.release(chunk.len() as u64);
                 }
-                return Err(Refused::OverBudget);
+                return Err(log.overflow(Refused::OverBudget));
             }
             grown = true;
         }
@@ -322,20 +340,10 @@ impl Writers {
         self.rules.limit
     }
 
-    pub(super) fn first(&self) -> Option<Arc<Block>> {
-        self.first.cloned()
-    }
-
     /// Takes nothing more.
-    pub(super) fn close(&self) {
+    fn close(&self) {
         // Release pairs with the Acquire in `have_overflowed`.
         self.overflowed.store(true, Ordering::Release);
-        if let Some(mut last) = self.last() {
-            while let Some(next) = last.next().get() {
-                last = next;
-            }
-            last.close();
-        }
     }
 
     pub(super) fn have_overflowed(&self) -> bool {
@@ -416,7 +424,7 @@ impl Writers {
         if link.as_ptr().is_null() {
             let before = full.map_or(0, Block::capacity);
             let (size, place) = (self.rules.size(before, len, left), self.rules.place(end, len));
-            let block = self.pool.take_zeroed(place, size, Mark::Head);
+            let block = self.pool.take(place, size, Mark::Head);
             let Some(block) = block else {
                 return self.close();
             };
@@ -431,14 +439,13 @@ impl Writers {
     /// Takes nothing more, if `len` bytes are too many behind `end`.
     fn refuse(&self, end: u64, len: usize) {
         if len as u64 > self.rules.limit - end {
-            // Release pairs with the Acquire in `have_overflowed`.
-            self.overflowed.store(true, Ordering::Release);
+            self.close();
         }
     }
 
     /// What is published: a prefix of what was appended.
     pub(super) fn published(&self) -> Option<Part> {
-        let first = self.first()?;
+        let first = self.first.cloned()?;
         let mut block = &*first;
         let mut cursor = Cursor::default();
         let mut len = 0;

@@ -54,6 +54,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::content::Piece;
+pub(crate) use self::log::Log;
 use self::log::Writers;
 use crate::error::StreamError;
 
@@ -82,7 +83,14 @@ pub use self::writer::{ContentReader, ContentWriter};
 /// ```
 #[derive(Debug)]
 pub struct ContentAccumulator {
-    log: Writers,
+    log: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Shared(Writers),
+    /// Somebody else is its only writer.
+    Written(Arc<Log>),
 }
 
 // === impl ContentAccumulator ===
@@ -90,12 +98,12 @@ pub struct ContentAccumulator {
 impl ContentAccumulator {
     /// An accumulator for at most `max_size` bytes of content. It holds no block until the first chunk.
     pub fn new(max_size: usize) -> Self {
-        Self { log: Writers::new(max_size as u64, &pool::ZEROED) }
+        Self { log: Kind::Shared(Writers::new(max_size as u64, &pool::ZEROED)) }
     }
 
-    /// As [`new`](Self::new), with its memory charged to `pool`'s budget.
-    pub(crate) fn charged(max_size: usize, pool: &Arc<Pool>) -> Self {
-        Self { log: Writers::new(max_size as u64, pool) }
+    /// What a lone writer keeps: it takes no chunks itself.
+    pub(crate) fn written(log: Arc<Log>) -> Self {
+        Self { log: Kind::Written(log) }
     }
 
     /// Appends a chunk.
@@ -106,6 +114,7 @@ impl ContentAccumulator {
     ///
     /// [`StreamError::ContentTooLarge`] where the chunk would take the content beyond the limit. The
     /// chunk is not appended, not even in part, and neither is any later one: content never has a hole.
+    /// [`StreamError::NotTheWriter`] where it belongs to a [`StreamPipeline`](crate::StreamPipeline).
     pub fn append(&self, chunk: Bytes) -> Result<(), StreamError> {
         self.append_at(chunk, Duration::ZERO)
     }
@@ -115,15 +124,19 @@ impl ContentAccumulator {
     #[inline]
     pub fn append_at(&self, chunk: Bytes, arrival: Duration) -> Result<(), StreamError> {
         let at = (arrival.as_nanos() >> 10) as u64;
-        self.log
-            .append(chunk, at)
-            .then_some(())
-            .ok_or(StreamError::ContentTooLarge { limit: self.log.limit() })
+        match &self.log {
+            Kind::Shared(log) if log.append(chunk, at) => Ok(()),
+            Kind::Shared(log) => Err(StreamError::ContentTooLarge { limit: log.limit() }),
+            Kind::Written(_) => Err(StreamError::NotTheWriter),
+        }
     }
 
     /// Bytes appended; a chunk that is being appended right now may be counted.
     pub fn len(&self) -> usize {
-        self.log.len() as usize
+        match &self.log {
+            Kind::Shared(log) => log.len() as usize,
+            Kind::Written(log) => log.end() as usize,
+        }
     }
 
     /// Whether nothing was appended.
@@ -135,6 +148,10 @@ impl ContentAccumulator {
     ///
     /// Copies no content; walks the chunks once.
     pub fn snapshot(&self) -> Content {
-        Content::new(self.log.published().map(Piece::Part), None, self.log.have_overflowed())
+        let (part, truncated) = match &self.log {
+            Kind::Shared(log) => (log.published(), log.have_overflowed()),
+            Kind::Written(log) => (log.part(), log.has_overflowed()),
+        };
+        Content::new(part.map(Piece::Part), None, truncated)
     }
 }

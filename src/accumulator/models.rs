@@ -11,6 +11,7 @@ use super::block::{Block, Cursor, Entry, Place, Tail};
 use super::content::{Content, Piece};
 use super::link::Link;
 use super::log::{Log, Rules, Writer, Writers};
+use super::pool::Pool;
 use crate::budget::Mark;
 
 const A: Bytes = Bytes::from_static(b"aaaaaaaaaaa");
@@ -126,7 +127,7 @@ fn a_link_that_two_set_is_set_once() {
 fn no_chunk_is_lost_or_doubled_when_two_go_on_to_a_new_block() {
     loom::model(|| {
         // Under loom a block has room for two of the chunks.
-        let log = Arc::new(Writers::new(100, &Arc::default()));
+        let log = Arc::new(Writers::new(100, &Arc::new(Pool::with(None, true))));
         assert!(log.append(A, 0) && log.append(A, 0));
         let other = Arc::clone(&log);
         let writer = thread::spawn(move || assert!(other.append(B, 0)));

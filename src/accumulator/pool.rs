@@ -48,7 +48,7 @@ impl Pool {
         Self::with(Some(budget), false)
     }
 
-    fn with(budget: Option<MemoryBudget>, is_zeroed: bool) -> Self {
+    pub(super) fn with(budget: Option<MemoryBudget>, is_zeroed: bool) -> Self {
         let queue = |n| {
             let size = SMALLEST << n;
             ArrayQueue::new(if size == LARGEST { KEPT_OF_LARGEST / size } else { KEPT / size })
@@ -84,19 +84,6 @@ impl Pool {
         }
         let kept = self.of(bytes).and_then(ArrayQueue::pop);
         Some(self.placed(kept.unwrap_or_else(|| Arc::new(Block::new(bytes))), place))
-    }
-
-    /// As [`take`](Self::take), for many writers: nothing is in it.
-    pub(super) fn take_zeroed(
-        self: &Arc<Self>,
-        place: Place,
-        bytes: usize,
-        mark: Mark,
-    ) -> Option<Arc<Block>> {
-        if self.is_zeroed {
-            return self.take(place, bytes, mark);
-        }
-        self.charge(charge_of(bytes), mark).then(|| self.placed(Arc::new(Block::new(bytes)), place))
     }
 
     fn placed(self: &Arc<Self>, mut block: Arc<Block>, place: Place) -> Arc<Block> {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::block::{Block, Cursor, Entry};
+use super::block::{Block, Cursor, Entry, Found};
 use super::capturing::Capturing;
 use super::content::StreamChunk;
 
@@ -72,11 +72,7 @@ impl Reader {
     }
 
     /// One chunk further. What is not made of it is reported as missed.
-    fn step(
-        &mut self,
-        capturing: &Capturing,
-        make: impl Fn(super::block::Found<'_>) -> Option<StreamChunk>,
-    ) -> Read {
+    fn step(&mut self, capturing: &Capturing, make: impl Fn(Found<'_>) -> Option<StreamChunk>) -> Read {
         loop {
             let Some(block) = self.block.upgrade() else {
                 match self.go_to_first(capturing) {
@@ -100,11 +96,13 @@ impl Reader {
                     }
                 }
                 // The head may have ended here, or its writer may have left a gap.
-                Entry::End if block.is_closed() => match self.go_to_first(capturing) {
+                Entry::End if block.is_over(self.cursor) => match self.go_to_first(capturing) {
                     Some(0) => {}
                     Some(missed) => return Read::Missed(missed),
                     None => return self.miss_lost(capturing),
                 },
+                // Closed after a last chunk that was not there yet.
+                Entry::End if block.is_closed() => {}
                 Entry::End => return Read::Nothing,
             }
         }
