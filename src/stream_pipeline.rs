@@ -152,7 +152,11 @@ impl StreamPipeline {
         let shared = &*self.shared;
         shared.check()?;
         if self.pipeline().capture().is_watched() {
-            shared.wait_for_readers().await?;
+            tokio::select! {
+                biased;
+                waited = shared.wait_for_readers() => waited?,
+                () = shared.token.cancelled() => return Err(shared.check().err().unwrap_or_else(stopped)),
+            }
         }
         if let Err(full) = shared.sender.try_send(chunk) {
             let sending = shared.sender.send_async(full.into_inner());
@@ -197,8 +201,14 @@ impl StreamPipeline {
     /// Chunks whose `push` has returned are in the accumulator. Any other outcome than `Completed`
     /// cancels the pipeline's token.
     pub fn finish(&self, outcome: Outcome) -> bool {
+        // Waits for whoever moves chunks: among them may be some whose `push` has returned.
+        let mut mover = self.shared.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.move_with(&mut mover);
+        let is_first = self.shared.end(Signal::Finished(outcome)).is_some();
+        drop(mover);
+        // Who found it taken meanwhile went on because of that, or waits for room in the channel.
         self.shared.move_all();
-        self.shared.end(Signal::Finished(outcome)).is_some()
+        is_first
     }
 
     fn pipeline(&self) -> &Pipeline {
@@ -376,6 +386,9 @@ impl StreamPipelineBuilder {
 impl Shared {
     fn check(&self) -> Result<(), StreamError> {
         let pipeline = self.guard.pipeline();
+        if let Some(error) = pipeline.stopped() {
+            return Err(error.clone());
+        }
         if let Some(outcome) = pipeline.outcome() {
             return Err(outcome.error().cloned().unwrap_or_else(stopped));
         }
@@ -384,7 +397,10 @@ impl Shared {
 
     /// Settles the stream, unless somebody did before; then the error with which it ended, if any.
     fn end(&self, signal: Signal) -> Option<Option<StreamError>> {
-        self.guard.settle_shared(signal)
+        let ended = self.guard.settle_shared(signal);
+        // Who waits for readers need not wait for the end.
+        self.advanced.0.notify_waiters();
+        ended
     }
 
     /// Moves what waits in the channel into the accumulator, unless somebody else is at it.
@@ -396,11 +412,14 @@ impl Shared {
             let Ok(mut mover) = self.mover.try_lock() else {
                 return;
             };
-            let Mover { waiting, writer } = &mut *mover;
-            for chunk in waiting.try_iter() {
-                // Beyond the limit it is counted and not kept: the snapshot says that it is truncated.
-                self.guard.pipeline().record_chunk(writer, &chunk);
-            }
+            self.move_with(&mut mover);
+        }
+    }
+
+    fn move_with(&self, Mover { waiting, writer }: &mut Mover) {
+        for chunk in waiting.try_iter() {
+            // Beyond the limit it is counted and not kept: the snapshot says that it is truncated.
+            self.guard.pipeline().record_chunk(writer, &chunk);
         }
     }
 
@@ -598,6 +617,6 @@ mod tests {
         assert_eq!(pipeline.metrics().bytes(), 9);
         assert!(pipeline.metrics().elapsed() < Duration::from_secs(3600));
         let content = pipeline.accumulator().snapshot();
-        assert_eq!((content.to_bytes(), content.is_truncated()), (Bytes::from_static(b"abca"), true));
+        assert_eq!((content.to_bytes(), content.is_truncated()), (Bytes::from_static(b"abc"), true));
     }
 }

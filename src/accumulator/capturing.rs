@@ -70,7 +70,8 @@ enum Head {
     None,
     Plain(Log),
     Archived(Arc<Archive>),
-    /// Others may read it beside.
+    /// A [`ContentAccumulator`](super::ContentAccumulator)'s: it takes chunks whole or not at all, and no tail
+    /// follows it.
     Shared(Arc<Log>),
 }
 
@@ -109,7 +110,8 @@ impl Capturing {
 
     /// As [`new`](Self::new), with `log` for a head.
     pub(crate) fn into(keeping: &Arc<Keeping>, log: &Arc<Log>) -> Self {
-        Self { head: Head::Shared(Arc::clone(log)), ..Self::new(keeping) }
+        let capturing = Self::new(keeping);
+        Self { head: Head::Shared(Arc::clone(log)), ..capturing }
     }
 
     /// The writing end. There must be one only.
@@ -195,6 +197,7 @@ impl Capturing {
                 }
                 return Bytes::new();
             }
+            Err(_) if matches!(self.head, Head::Shared(_)) => chunk,
             Err(Refused::OverLimit(0)) => chunk,
             Err(Refused::OverLimit(room)) => {
                 let first = chunk.slice(..room as usize);

@@ -1,13 +1,17 @@
 //! Tests of the accumulator against a plain model, and of races by their properties.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Capture, Capturing, Content, ContentAccumulator, Keeping, Pool};
+use super::{Capture, CaptureWriter, Capturing, Content, ContentAccumulator, Keeping, Pool, Read, Reader};
+use crate::budget::MemoryBudget;
 
 /// Chunk `n` of a stream, recognisable by its bytes.
 fn chunk(n: usize, len: usize) -> Bytes {
@@ -19,14 +23,12 @@ fn chunk(n: usize, len: usize) -> Bytes {
 }
 
 fn capturing(capture: Capture, pool: &Arc<Pool>) -> Capturing {
+    tapped(capture, pool, 64)
+}
+
+fn tapped(capture: Capture, pool: &Arc<Pool>, buffer_limit: u64) -> Capturing {
     let pool = Arc::clone(pool);
-    Capturing::new(&Arc::new(Keeping {
-        capture,
-        pool,
-        buffer_limit: 64,
-        archivist: None,
-        drops_oldest: false,
-    }))
+    Capturing::new(&Arc::new(Keeping { capture, pool, buffer_limit, archivist: None, drops_oldest: false }))
 }
 
 fn joined(chunks: &[Bytes]) -> Vec<u8> {
@@ -274,4 +276,533 @@ fn a_chain_of_many_blocks_is_freed_without_recursion() {
         assert_eq!(content.len(), 5_000 * 32 * 1024);
     };
     thread::Builder::new().stack_size(64 * 1024).spawn(test).unwrap().join().unwrap();
+}
+
+/// One step of a stream that is read while it is written. Readers are named modulo how many there are.
+#[derive(Clone, Debug)]
+enum Step {
+    Append(usize),
+    /// A reader comes, and asks to be waited for or not.
+    Come(bool),
+    Go(usize),
+    Read(usize, usize),
+    /// A reader skips what is too far behind.
+    Skip(usize, u64),
+    Look,
+}
+
+/// A stream, written as its pipeline does, and beside it what it should be.
+struct Stream {
+    log: Capturing,
+    writer: CaptureWriter,
+    budget: MemoryBudget,
+    head: usize,
+    tail: usize,
+    buffer_limit: u64,
+    /// Memory is not short, so that all is as the model says.
+    ample: bool,
+    chunks: Vec<Bytes>,
+    /// What is written, by its index, with the number of its chunk.
+    written: BTreeMap<u64, (usize, Bytes)>,
+    /// The index of the next.
+    next: u64,
+    room: usize,
+    in_head: bool,
+    is_idle: bool,
+    followers: Vec<Follower>,
+}
+
+/// A reader and what it saw.
+struct Follower {
+    reader: Reader,
+    is_waited: bool,
+    start: u64,
+    /// Where the stream stood when it came.
+    came: u64,
+    read: u64,
+    missed: u64,
+    /// The number of the chunk that it read last.
+    last: Option<usize>,
+}
+
+fn captures() -> impl Strategy<Value = (usize, usize)> {
+    prop_oneof![
+        Just((usize::MAX, 0)),
+        (0..20_000usize).prop_map(|head| (head, 0)),
+        (1..20_000usize).prop_map(|tail| (0, tail)),
+        (1..9_000usize, 1..9_000usize),
+        Just((0, 0)),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let size = prop_oneof![0..20usize, 100..300usize, 1_000..1_050usize, Just(5_000)];
+    let many = prop_oneof![Just(1usize), 0..20usize, Just(usize::MAX)];
+    let step = prop_oneof![
+        10 => size.prop_map(Step::Append),
+        1 => any::<bool>().prop_map(Step::Come),
+        1 => any::<usize>().prop_map(Step::Go),
+        4 => (any::<usize>(), many).prop_map(|(reader, most)| Step::Read(reader, most)),
+        1 => (any::<usize>(), 0..30u64).prop_map(|(reader, lag)| Step::Skip(reader, lag)),
+        1 => Just(Step::Look),
+    ];
+    prop::collection::vec(step, 0..200)
+}
+
+// === impl Stream ===
+
+impl Stream {
+    fn new((head, tail): (usize, usize), buffer_limit: u64, memory: Option<usize>) -> Self {
+        let capture = match (head, tail) {
+            (0, 0) => Capture::none(),
+            (0, tail) => Capture::tail(tail),
+            (head, 0) => Capture::head(head),
+            (head, tail) => Capture::head_tail(head, tail),
+        };
+        let budget = memory.map_or_else(MemoryBudget::unlimited, MemoryBudget::new);
+        let log = tapped(capture, &Arc::new(Pool::new(budget.clone())), buffer_limit);
+        Self {
+            writer: log.writer(),
+            log,
+            budget,
+            head,
+            tail,
+            buffer_limit,
+            ample: memory.is_none(),
+            chunks: Vec::new(),
+            written: BTreeMap::new(),
+            next: 0,
+            room: head,
+            in_head: head > 0,
+            is_idle: head == 0 && tail == 0,
+            followers: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, steps: &[Step]) {
+        for step in steps {
+            let named = |n: usize| n.checked_rem(self.followers.len());
+            match *step {
+                Step::Append(len) => self.append(len),
+                Step::Come(is_waited) => self.come(is_waited),
+                Step::Go(n) => {
+                    if let Some(n) = named(n) {
+                        self.followers.swap_remove(n);
+                        self.log.set_watched(!self.followers.is_empty());
+                    }
+                }
+                Step::Read(n, most) => {
+                    if let Some(n) = named(n) {
+                        self.read(n, most);
+                    }
+                }
+                Step::Skip(n, lag) => {
+                    if let Some(n) = named(n) {
+                        self.skip(n, lag);
+                    }
+                }
+                Step::Look => self.look(),
+            }
+        }
+        self.log.complete();
+        for n in 0..self.followers.len() {
+            self.read(n, usize::MAX);
+            let Follower { reader, start, .. } = &self.followers[n];
+            let end = if self.ample { self.next } else { self.writer.chunks() };
+            // Of what went by unwatched it hears when something comes behind that.
+            if !self.writer.is_idle() {
+                assert_eq!(reader.index(), end.max(*start), "it is at the end");
+            }
+        }
+        self.look();
+        self.followers.clear();
+        self.log.set_watched(false);
+        self.look();
+        assert!(self.budget.limit().is_none_or(|limit| self.budget.peak() <= limit));
+    }
+
+    /// As `Pipeline::record_chunk` does.
+    fn append(&mut self, len: usize) {
+        let n = self.chunks.len();
+        let chunk = chunk(n, len);
+        if chunk.is_empty() {
+            return;
+        }
+        let watched = self.log.is_watched();
+        assert_eq!(watched, !self.followers.is_empty());
+        if watched {
+            let waited = self.followers.iter().filter(|follower| follower.is_waited);
+            self.log.set_needed(waited.map(|follower| follower.reader.index()).min().unwrap_or(u64::MAX));
+        }
+        if self.writer.keeps() {
+            self.log.append(&mut self.writer, &chunk, n as u64);
+        } else if watched {
+            if self.writer.is_idle() {
+                let bytes = self.chunks.iter().map(Bytes::len).sum::<usize>() as u64;
+                self.log.resume(&mut self.writer, bytes, n as u64);
+            }
+            self.log.append(&mut self.writer, &chunk, n as u64);
+        } else if !self.writer.is_idle() {
+            self.log.pause(&mut self.writer);
+        }
+        self.chunks.push(chunk.clone());
+        self.write(chunk, watched);
+    }
+
+    /// What the model says is written of a chunk.
+    fn write(&mut self, chunk: Bytes, watched: bool) {
+        let n = self.chunks.len() - 1;
+        let mut rest = chunk;
+        let mut put = |next: &mut u64, bytes: Bytes| {
+            self.written.insert(*next, (n, bytes));
+            *next += 1;
+        };
+        if self.in_head {
+            let first = rest.split_to(self.room.min(rest.len()));
+            self.room -= first.len();
+            if !first.is_empty() {
+                put(&mut self.next, first);
+            }
+            self.in_head = rest.is_empty();
+        }
+        if rest.is_empty() {
+            return;
+        }
+        match (self.tail, watched) {
+            (0, false) => self.is_idle = true,
+            (0, true) => {
+                if std::mem::take(&mut self.is_idle) {
+                    self.next = self.next.max(n as u64);
+                }
+                put(&mut self.next, rest);
+            }
+            (_, true) => put(&mut self.next, rest),
+            (tail, false) => put(&mut self.next, rest.split_off(rest.len().saturating_sub(tail))),
+        }
+    }
+
+    /// As a tap does.
+    fn come(&mut self, is_waited: bool) {
+        self.log.set_watched(true);
+        let reader = Reader::new(&self.log, self.chunks.len() as u64);
+        let start = reader.index();
+        let came = self.next.max(start);
+        if self.ample {
+            let kept = self.head.saturating_add(self.tail).min(self.bytes_from(0));
+            assert!(self.head > 0 || self.bytes_from(start) >= kept, "what is kept can be read");
+            assert!(self.head == 0 || self.next == 0 || start == 0, "from the start");
+        }
+        self.followers.push(Follower { reader, is_waited, start, came, read: 0, missed: 0, last: None });
+    }
+
+    fn read(&mut self, n: usize, most: usize) {
+        for _ in 0..most {
+            let follower = &mut self.followers[n];
+            let before = follower.reader.index();
+            let read = follower.reader.read(&self.log);
+            let after = follower.reader.index();
+            match read {
+                Read::Chunk(chunk) => {
+                    follower.read += 1;
+                    assert_eq!(after, before + 1);
+                    let at = (chunk.arrival.as_nanos() >> 10) as usize;
+                    assert_eq!(chunk.arrival, Duration::from_nanos((at as u64) << 10));
+                    if self.ample {
+                        assert_eq!(self.written.get(&before), Some(&(at, chunk.bytes)), "at {before}");
+                    } else {
+                        // Where memory is short, a head may end and a tail begin anywhere.
+                        assert!(is_part(&self.chunks[at], &chunk.bytes), "{at}");
+                        assert!(follower.last <= Some(at), "in order");
+                    }
+                    follower.last = Some(at);
+                }
+                Read::Missed(missed) => {
+                    follower.missed += missed;
+                    assert_eq!((after, missed > 0), (before + missed, true));
+                    self.may_miss(n, before..after);
+                }
+                Read::Nothing => {
+                    assert_eq!(after, before);
+                    break;
+                }
+            }
+        }
+        self.adds_up(n);
+    }
+
+    fn skip(&mut self, n: usize, lag: u64) {
+        let follower = &mut self.followers[n];
+        let (before, was) = (follower.reader.index(), follower.reader.lag(&self.log));
+        let skipped = follower.reader.skip_to(&self.log, lag);
+        follower.missed += skipped;
+        assert_eq!(follower.reader.index(), before + skipped);
+        assert!(follower.reader.lag(&self.log) <= lag, "{was} behind, {skipped} skipped");
+        assert!(skipped >= was.saturating_sub(lag));
+        // Beyond what was asked it skips only what is gone.
+        if skipped > was.saturating_sub(lag) {
+            self.may_miss(n, before + was.saturating_sub(lag)..before + skipped);
+        }
+        self.adds_up(n);
+    }
+
+    fn adds_up(&self, n: usize) {
+        let Follower { reader, start, read, missed, .. } = &self.followers[n];
+        assert_eq!(start + read + missed, reader.index());
+        if self.ample && !self.is_idle {
+            assert_eq!(reader.lag(&self.log), self.next.saturating_sub(reader.index()));
+        }
+    }
+
+    /// Only these may be gone: what nobody was to keep, and what is too far behind.
+    fn may_miss(&self, n: usize, missed: Range<u64>) {
+        let follower = &self.followers[n];
+        // The last of them is the nearest.
+        let Some((last, _)) = self.written.range(missed).next_back().filter(|_| self.ample) else {
+            return;
+        };
+        let behind = self.bytes_from(last + 1);
+        assert!(*last >= self.head_pieces(), "{last} is of the head");
+        assert!(behind >= self.tail, "{last} is of the tail");
+        if *last >= follower.came {
+            assert!(!follower.is_waited, "{last} was to be waited for");
+            assert!(self.next - last > self.buffer_limit || behind >= 1 << 20, "{last} is not far behind");
+        }
+    }
+
+    /// Bytes that are written from the one at `index` on.
+    fn bytes_from(&self, index: u64) -> usize {
+        self.written.range(index..).map(|(_, (_, bytes))| bytes.len()).sum()
+    }
+
+    /// How many of what is written are the head's.
+    fn head_pieces(&self) -> u64 {
+        let mut left = self.head;
+        let in_head = self.written.values().take_while(|(_, bytes)| {
+            let fits = bytes.len() <= left;
+            left = left.saturating_sub(bytes.len());
+            fits
+        });
+        in_head.count() as u64
+    }
+
+    /// Content is the same, whoever reads.
+    fn look(&self) {
+        let all = self.chunks.concat();
+        let content = self.log.snapshot(all.len() as u64);
+        let kept = content.to_bytes();
+        assert_eq!(content.chunks().map(|chunk| chunk.len()).sum::<usize>(), kept.len());
+        if self.ample {
+            let first = all.len().min(self.head);
+            let last = (all.len() - first).min(self.tail);
+            assert_eq!(kept, [&all[..first], &all[all.len() - last..]].concat());
+        }
+        assert_eq!(content.is_truncated(), kept.len() < all.len());
+    }
+}
+
+/// Whether a limit may have made `part` of `chunk`.
+fn is_part(chunk: &[u8], part: &[u8]) -> bool {
+    !part.is_empty() && chunk.windows(part.len()).any(|window| window == part)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 400 }))]
+
+    #[test]
+    fn readers_see_what_was_written_or_how_much_they_missed(
+        capture in captures(),
+        buffer_limit in 1..40u64,
+        steps in steps(),
+    ) {
+        let mut stream = Stream::new(capture, buffer_limit, None);
+        stream.run(&steps);
+        let budget = stream.budget.clone();
+        drop(stream);
+        prop_assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn where_memory_is_short_readers_are_told_how_much_they_missed(
+        capture in captures(),
+        buffer_limit in 1..40u64,
+        memory in 500..60_000usize,
+        steps in steps(),
+    ) {
+        let mut stream = Stream::new(capture, buffer_limit, Some(memory));
+        stream.run(&steps);
+        let budget = stream.budget.clone();
+        drop(stream);
+        prop_assert_eq!(budget.used(), 0);
+    }
+}
+
+/// A stream that several threads read while one writes it.
+struct Raced {
+    log: Capturing,
+    chunks: AtomicU64,
+    readers: Mutex<usize>,
+    /// What the reader that is waited for has read.
+    slowest: AtomicU64,
+    done: AtomicBool,
+}
+
+const RACED: u64 = 3_000;
+
+/// Chunk `n`: it says its number all over, and is now and then kept by reference.
+fn numbered(n: u64) -> Bytes {
+    let len = if n % 53 == 7 { 130 } else { 1 + n as usize * 7 % 20 };
+    (n as u32).to_le_bytes().repeat(len * if n % 53 == 7 { 3 } else { 1 }).into()
+}
+
+// === impl Raced ===
+
+impl Raced {
+    fn write(&self) {
+        let mut writer = self.log.writer();
+        let mut bytes = 0;
+        for n in 0..RACED {
+            let chunk = numbered(n);
+            let watched = self.log.is_watched();
+            if watched {
+                self.log.set_needed(self.slowest.load(Ordering::Acquire));
+            }
+            if writer.keeps() {
+                self.log.append(&mut writer, &chunk, n);
+            } else if watched {
+                if writer.is_idle() {
+                    self.log.resume(&mut writer, bytes, n);
+                }
+                self.log.append(&mut writer, &chunk, n);
+            } else if !writer.is_idle() {
+                self.log.pause(&mut writer);
+            }
+            bytes += chunk.len() as u64;
+            self.chunks.store(n + 1, Ordering::Release);
+            if n % 64 == 0 {
+                thread::yield_now();
+            }
+        }
+        self.log.complete();
+        self.done.store(true, Ordering::Release);
+    }
+
+    fn count(&self, come: bool) {
+        let mut readers = self.readers.lock().unwrap();
+        *readers = if come { *readers + 1 } else { *readers - 1 };
+        self.log.set_watched(*readers > 0);
+    }
+
+    /// Comes, reads at most so many chunks, and goes. Where it then was, and how many it missed.
+    fn follow(&self, most: u64, mut read_to: impl FnMut(u64)) -> (u64, u64) {
+        self.count(true);
+        let mut reader = Reader::new(&self.log, self.chunks.load(Ordering::Acquire));
+        let (mut index, mut missed, mut read) = (reader.index(), 0, 0);
+        while read < most {
+            // Before the look for a chunk: the last one came before the end.
+            let done = self.done.load(Ordering::Acquire);
+            match reader.read(&self.log) {
+                Read::Chunk(chunk) => {
+                    assert_eq!(chunk.bytes, numbered(index), "chunk {index}");
+                    assert_eq!(chunk.arrival, Duration::from_nanos(index << 10));
+                    index += 1;
+                    read += 1;
+                }
+                Read::Missed(chunks) => {
+                    index += chunks;
+                    missed += chunks;
+                }
+                Read::Nothing if done => break,
+                Read::Nothing => thread::yield_now(),
+            }
+            assert_eq!(reader.index(), index);
+            assert!(index <= RACED);
+            read_to(index);
+        }
+        self.count(false);
+        (index, missed)
+    }
+}
+
+/// Readers come and go, one of them perhaps waited for, while the writer writes and trims.
+#[test]
+fn readers_on_other_threads_see_whole_chunks_in_order_and_what_they_missed() {
+    for capture in [Capture::none(), Capture::tail(2_000), Capture::all(1 << 20)] {
+        for is_waited in [false, true] {
+            let budget = MemoryBudget::new(usize::MAX);
+            let pool = Arc::new(Pool::new(budget.clone()));
+            let raced = Raced {
+                log: tapped(capture, &pool, 16),
+                chunks: AtomicU64::new(0),
+                readers: Mutex::default(),
+                slowest: AtomicU64::new(if is_waited { 0 } else { u64::MAX }),
+                done: AtomicBool::new(false),
+            };
+            let start = Barrier::new(if is_waited { 4 } else { 3 });
+            thread::scope(|threads| {
+                let raced = &raced;
+                if is_waited {
+                    // It comes before the writer begins.
+                    let start = &start;
+                    threads.spawn(move || {
+                        let mut has_come = false;
+                        raced.count(true);
+                        start.wait();
+                        let end = raced.follow(u64::MAX, |index| {
+                            has_come = true;
+                            raced.slowest.store(index, Ordering::Release);
+                        });
+                        raced.count(false);
+                        assert_eq!((end, has_come), ((RACED, 0), true), "{capture:?}");
+                    });
+                }
+                for most in [1, 70] {
+                    let start = &start;
+                    threads.spawn(move || {
+                        start.wait();
+                        let (mut rounds, mut far) = (0, 0);
+                        while !raced.done.load(Ordering::Acquire) {
+                            let (index, _) = raced.follow(most, |_| ());
+                            far = far.max(index);
+                            rounds += 1;
+                            thread::yield_now();
+                        }
+                        let (index, missed) = raced.follow(u64::MAX, |_| ());
+                        if capture != Capture::none() {
+                            assert_eq!(index, RACED, "{capture:?}");
+                        }
+                        if capture == Capture::all(1 << 20) {
+                            assert_eq!(missed, 0, "all is kept");
+                        }
+                        assert!(far <= RACED && rounds <= RACED * 100);
+                    });
+                }
+                start.wait();
+                threads.spawn(|| raced.write());
+                while !raced.done.load(Ordering::Acquire) {
+                    let content = raced.log.snapshot(0);
+                    // The first may be cut.
+                    let kept: Vec<_> = content.chunks().skip(1).collect();
+                    let first = kept.first().map_or(0, |chunk| number(chunk));
+                    for (chunk, n) in kept.iter().zip(first..) {
+                        assert_eq!(chunk, &numbered(n), "{capture:?}");
+                    }
+                    thread::yield_now();
+                }
+            });
+            let all: u64 = (0..RACED).map(|n| numbered(n).len() as u64).sum();
+            let content = raced.log.snapshot(all).to_bytes();
+            let wanted = (0..RACED).flat_map(numbered).collect::<Vec<_>>();
+            match capture {
+                _ if capture == Capture::none() => assert!(content.is_empty()),
+                _ if capture == Capture::tail(2_000) => assert!(content == wanted[wanted.len() - 2_000..]),
+                _ => assert!(content == wanted),
+            }
+            drop(raced);
+            assert_eq!(budget.used(), 0, "{capture:?}");
+        }
+    }
+}
+
+fn number(chunk: &[u8]) -> u64 {
+    u64::from(u32::from_le_bytes(chunk[..4].try_into().unwrap()))
 }
