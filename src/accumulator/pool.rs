@@ -14,8 +14,8 @@ pub(super) const LARGEST: usize = if cfg!(accumulator_loom) { SMALLEST } else { 
 
 const SIZES: usize = (LARGEST / SMALLEST).ilog2() as usize + 1;
 
-/// Bytes of each size that are kept, and of the largest: 10 MiB in all at the most.
-const KEPT: usize = 1024 * 1024;
+/// Bytes of each size that are kept, and of the largest: 5 MiB in all at the most.
+const KEPT: usize = 512 * 1024;
 const KEPT_OF_LARGEST: usize = 4 * KEPT;
 
 /// What a block takes beside its words.
