@@ -33,6 +33,9 @@ use crate::telemetry;
 /// What [`StreamPipeline::new`] keeps: as much as the layer does by default.
 const MAX_SIZE: usize = 1024 * 1024;
 
+/// Chunks that a producer moves before it lets another one go on with that.
+const MOST_AT_ONCE: usize = 64;
+
 /// A pipeline from any number of producers into one accumulator, for providers that are not HTTP bodies.
 ///
 /// A chunk goes through a bounded channel into the accumulator. There is no task behind it: whichever
@@ -203,7 +206,8 @@ impl StreamPipeline {
     pub fn finish(&self, outcome: Outcome) -> bool {
         // Waits for whoever moves chunks: among them may be some whose `push` has returned.
         let mut mover = self.shared.mover.lock().unwrap_or_else(PoisonError::into_inner);
-        self.shared.move_with(&mut mover);
+        let there = mover.waiting.len();
+        self.shared.move_with(&mut mover, there);
         let is_first = self.shared.end(Signal::Finished(outcome)).is_some();
         drop(mover);
         // Who found it taken meanwhile went on because of that, or waits for room in the channel.
@@ -412,12 +416,13 @@ impl Shared {
             let Ok(mut mover) = self.mover.try_lock() else {
                 return;
             };
-            self.move_with(&mut mover);
+            // After so many, another producer may take over.
+            self.move_with(&mut mover, MOST_AT_ONCE);
         }
     }
 
-    fn move_with(&self, Mover { waiting, writer }: &mut Mover) {
-        for chunk in waiting.try_iter() {
+    fn move_with(&self, Mover { waiting, writer }: &mut Mover, most: usize) {
+        for chunk in waiting.try_iter().take(most) {
             // Beyond the limit it is counted and not kept: the snapshot says that it is truncated.
             self.guard.pipeline().record_chunk(writer, &chunk);
         }
