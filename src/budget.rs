@@ -157,6 +157,19 @@ impl MemoryBudget {
     }
 }
 
+impl From<usize> for MemoryBudget {
+    fn from(bytes: usize) -> Self {
+        Self::new(bytes)
+    }
+}
+
+impl From<&MemoryBudget> for MemoryBudget {
+    /// The same budget, not another one of that size.
+    fn from(budget: &MemoryBudget) -> Self {
+        budget.clone()
+    }
+}
+
 impl fmt::Debug for MemoryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryBudget")

@@ -147,10 +147,10 @@ impl<C: Send + Sync + 'static> Builder<C> {
         self
     }
 
-    /// The bound for the memory of this layer's streams, and of all layers that are given a clone of it.
-    /// Default: none beyond each stream's own.
-    pub fn memory_budget(mut self, budget: &MemoryBudget) -> Self {
-        self.flow.budget = budget.clone();
+    /// The bound for the memory of this layer's streams: a number of bytes, or a [`MemoryBudget`] that other
+    /// layers share. Default: none beyond each stream's own.
+    pub fn memory_budget(mut self, budget: impl Into<MemoryBudget>) -> Self {
+        self.flow.budget = budget.into();
         self
     }
 

@@ -260,8 +260,8 @@ impl StreamPipelineBuilder {
     }
 
     /// What its memory is charged to. Default: the budget of the layer that it is opened for, if any.
-    pub fn memory_budget(mut self, budget: &MemoryBudget) -> Self {
-        self.budget = Some(budget.clone());
+    pub fn memory_budget(mut self, budget: impl Into<MemoryBudget>) -> Self {
+        self.budget = Some(budget.into());
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -161,6 +162,31 @@ async fn what_was_spilled_reads_as_what_was_not() {
         let (record, _layer) = record_of(builder, chunks(count, len)).await;
         assert!(record.content().is_spilled(), "{count} chunks of {len}");
         assert_holds(record.content(), chunks(count, len)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_stays_as_it_was_while_content_moves_on() {
+    for compress in [false, true] {
+        let snapshots = Arc::new(Mutex::new(Vec::new()));
+        let taken = Arc::clone(&snapshots);
+        let builder = StreamingAccumulatorLayer::builder()
+            .capture(Capture::all(usize::MAX))
+            .compress(compress)
+            .spill_after(256 * KIB)
+            .on_chunk(move |_, stream| {
+                if stream.metrics().chunks().is_multiple_of(777) {
+                    taken.lock().unwrap().push((stream.metrics().chunks() as usize, stream.snapshot()));
+                }
+                ControlFlow::Continue(())
+            });
+        let (record, _layer) = record_of(builder, (0..10_000).map(event)).await;
+        assert!(record.content().is_spilled());
+        let snapshots = std::mem::take(&mut *snapshots.lock().unwrap());
+        assert!(snapshots.len() > 10);
+        for (chunks, snapshot) in snapshots.iter().skip(1) {
+            assert_holds(snapshot, (0..*chunks).map(event)).await;
+        }
     }
 }
 

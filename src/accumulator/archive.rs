@@ -58,6 +58,8 @@ pub(crate) struct Archive {
     /// Nothing is appended any more: the rest may be moved, too.
     is_complete: AtomicBool,
     has_failed: AtomicBool,
+    /// It did not become smaller, or there was no memory to do it.
+    is_incompressible: AtomicBool,
     body: AtomicWaker,
 }
 
@@ -111,6 +113,7 @@ impl Archive {
             spills: AtomicBool::new(false),
             is_complete: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
+            is_incompressible: AtomicBool::new(false),
             body: AtomicWaker::new(),
         }
     }
@@ -136,7 +139,7 @@ impl Archive {
         if self.archivist.spill_after.is_some_and(|after| short || bytes > after) {
             self.spills.store(true, Relaxed);
         }
-        let worthwhile = self.archivist.compress && bytes - self.bytes.load(Relaxed) >= WORTHWHILE;
+        let worthwhile = self.compresses() && bytes - self.bytes.load(Relaxed) >= WORTHWHILE;
         if self.spills() || worthwhile {
             self.queue();
         }
@@ -145,9 +148,13 @@ impl Archive {
     /// The stream has ended.
     pub(super) fn complete(self: &Arc<Self>) {
         self.is_complete.store(true, Release);
-        if self.spills() || self.archivist.compress {
+        if self.spills() || (self.compresses() && self.len() >= WORTHWHILE) {
             self.queue();
         }
+    }
+
+    fn compresses(&self) -> bool {
+        self.archivist.compress && !self.is_incompressible.load(Relaxed)
     }
 
     /// Notes that there is something to do.
@@ -245,11 +252,14 @@ impl Archive {
             return Ok(false);
         }
         let unit = if spills {
-            packing.write(&self.file()?, self.archivist.compress)?
+            packing.write(&self.file()?, self.compresses())?
         } else {
             match packing.compressed(&self.pool) {
                 Some(unit) => unit,
-                None => return Ok(false),
+                None => {
+                    self.is_incompressible.store(true, Relaxed);
+                    return Ok(false);
+                }
             }
         };
         let mut moved = self.moved();

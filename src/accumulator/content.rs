@@ -78,7 +78,8 @@ pub(crate) struct Part {
 
 /// What can be read in one go.
 enum Run {
-    Unit(Unit),
+    /// The first so many bytes of it.
+    Unit(Unit, u64),
     Part(Part),
 }
 
@@ -118,7 +119,7 @@ impl Content {
 
     /// Whether some of it lies in a temporary file.
     pub fn is_spilled(&self) -> bool {
-        self.runs().any(|run| matches!(run, Run::Unit(unit) if !unit.is_in_memory()))
+        self.runs().any(|run| matches!(run, Run::Unit(unit, _) if !unit.is_in_memory()))
     }
 
     /// Why content could not be spilled, where that ended the capture.
@@ -173,7 +174,7 @@ impl Content {
     pub fn timed_chunks(&self) -> impl Iterator<Item = StreamChunk> {
         let runs = self.runs().map(|run| match run {
             Run::Part(part) => Ok((None, Some(part.into_chunks()))),
-            Run::Unit(unit) => unit.load().map(|chunks| (Some(chunks.into_iter()), None)),
+            Run::Unit(unit, most) => unit.load(most).map(|chunks| (Some(chunks.into_iter()), None)),
         });
         let read = runs.map_while(|run| run.inspect_err(telemetry::unreadable).ok());
         read.flat_map(|(loaded, chunks)| loaded.into_iter().flatten().chain(chunks.into_iter().flatten()))
@@ -257,7 +258,14 @@ impl Piece {
             Self::Part(part) => vec![Run::Part(part.clone())],
             Self::Archived(archive, len) => {
                 let (units, rest) = archive.holdings(*len);
-                let units = units.iter().cloned().map(Run::Unit);
+                let mut left = *len;
+                let units = units.iter().map(|unit| {
+                    // What came after the snapshot is not in it.
+                    let most = unit.content().min(left);
+                    left -= most;
+                    Run::Unit(unit.clone(), most)
+                });
+                let units = units.take_while(|run| !matches!(run, Run::Unit(_, 0)));
                 units.chain(rest.map(Run::Part)).collect()
             }
         }
@@ -274,8 +282,8 @@ impl Run {
                     while chunks.copy_next(buffer).is_some() {}
                 }
             }
-            Self::Unit(unit) => {
-                unit.load()?.iter().for_each(|chunk| buffer.extend_from_slice(&chunk.bytes));
+            Self::Unit(unit, most) => {
+                unit.load(most)?.iter().for_each(|chunk| buffer.extend_from_slice(&chunk.bytes));
             }
         }
         Ok(())
@@ -284,7 +292,7 @@ impl Run {
     fn into_stream(self) -> impl Stream<Item = io::Result<StreamChunk>> + Send {
         match self {
             Self::Part(part) => stream::iter(part.into_chunks().map(Ok)).left_stream(),
-            Self::Unit(unit) => stream::once(load(unit))
+            Self::Unit(unit, most) => stream::once(load(unit, most))
                 .map_ok(|chunks| stream::iter(chunks.into_iter().map(Ok)))
                 .try_flatten()
                 .right_stream(),
@@ -293,11 +301,11 @@ impl Run {
 }
 
 /// Loads a unit where that may block.
-async fn load(unit: Unit) -> io::Result<Vec<StreamChunk>> {
+async fn load(unit: Unit, most: u64) -> io::Result<Vec<StreamChunk>> {
     if unit.is_in_memory() {
-        return unit.load();
+        return unit.load(most);
     }
-    let loaded = task::spawn_blocking(move || unit.load()).await;
+    let loaded = task::spawn_blocking(move || unit.load(most)).await;
     loaded.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 

@@ -21,6 +21,7 @@ pub(super) struct Unit {
     place: Place,
     /// Packed, not compressed.
     size: usize,
+    content: u64,
     is_compressed: bool,
 }
 
@@ -82,24 +83,31 @@ impl Packing {
         packed
     }
 
+    fn unit(&self, place: Place, is_compressed: bool) -> Unit {
+        Unit { place, size: self.size, content: self.content(), is_compressed }
+    }
+
+    /// The chunks compressed, if that makes them smaller.
+    fn smaller(&self) -> Option<Vec<u8>> {
+        compress(&self.packed()).filter(|bytes| bytes.len() < self.size)
+    }
+
     /// A compressed unit in memory. `None` where it would not be smaller, or the budget is used up.
     pub(super) fn compressed(&self, pool: &Arc<Pool>) -> Option<Unit> {
-        let bytes = compress(&self.packed())?;
-        if bytes.len() >= self.size || !pool.charge(bytes.len() as u64, Mark::Full) {
+        let bytes = self.smaller()?;
+        if !pool.charge(bytes.len() as u64, Mark::Full) {
             return None;
         }
         let charged = Charged { bytes: bytes.into(), pool: Arc::clone(pool) };
-        Some(Unit { place: Place::Memory(Arc::new(charged)), size: self.size, is_compressed: true })
+        Some(self.unit(Place::Memory(Arc::new(charged)), true))
     }
 
     /// Writes the chunks to the end of `file`.
     pub(super) fn write(&self, file: &Arc<SpillFile>, compressed: bool) -> io::Result<Unit> {
-        let unit = |(at, len), is_compressed| Unit {
-            place: Place::File { file: Arc::clone(file), at, len },
-            size: self.size,
-            is_compressed,
+        let unit = |(at, len), is_compressed| {
+            self.unit(Place::File { file: Arc::clone(file), at, len }, is_compressed)
         };
-        if compressed && let Some(bytes) = compress(&self.packed()) {
+        if compressed && let Some(bytes) = self.smaller() {
             return Ok(unit(file.append(|file| file.write_all(&bytes))?, true));
         }
         let written = file.append(|file| {
@@ -160,6 +168,11 @@ fn decompress(_: &[u8], _: usize) -> io::Result<Vec<u8>> {
 // === impl Unit ===
 
 impl Unit {
+    /// Bytes of content.
+    pub(super) fn content(&self) -> u64 {
+        self.content
+    }
+
     pub(super) fn is_in_memory(&self) -> bool {
         matches!(self.place, Place::Memory(_))
     }
@@ -173,8 +186,8 @@ impl Unit {
         Ok(Self { place: Place::File { file: Arc::clone(file), at, len }, ..*self })
     }
 
-    /// Reads the chunks. Blocks while it reads a file.
-    pub(super) fn load(&self) -> io::Result<Vec<StreamChunk>> {
+    /// Reads the chunks of its first `most` bytes of content. Blocks while it reads a file.
+    pub(super) fn load(&self, mut most: u64) -> io::Result<Vec<StreamChunk>> {
         let stored = match &self.place {
             Place::Memory(charged) => Cow::Borrowed(&*charged.bytes),
             Place::File { file, at, len } => Cow::Owned(file.read(*at, *len)?),
@@ -182,14 +195,17 @@ impl Unit {
         let packed = if self.is_compressed { decompress(&stored, self.size)? } else { stored.into_owned() };
         let mut packed = Bytes::from(packed);
         let mut chunks = Vec::new();
-        while packed.has_remaining() {
+        while packed.has_remaining() && most > 0 {
             let torn = |_| io::Error::from(io::ErrorKind::InvalidData);
             let len = packed.try_get_u64_le().map_err(torn)?;
             let at = packed.try_get_u64_le().map_err(torn)?;
             if len > packed.len() as u64 {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            chunks.push(StreamChunk::new(packed.split_to(len as usize), at));
+            let mut chunk = packed.split_to(len as usize);
+            chunk.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+            most -= chunk.len() as u64;
+            chunks.push(StreamChunk::new(chunk, at));
         }
         Ok(chunks)
     }
