@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use streaming_accumulator::BackpressureStrategy::Adaptive;
-use streaming_accumulator::{Builder, ConfigError, MemoryBudget, StreamingAccumulatorLayer};
+use streaming_accumulator::{Builder, ConfigError, StreamingAccumulatorLayer};
 
 use crate::fixture::MS;
 
@@ -21,7 +21,7 @@ fn adaptive(initial_delay: Duration, max_delay: Duration, multiplier: f64) -> Co
 fn a_zero_is_refused_by_the_name_of_its_setting() {
     let zeros: [(&str, Configure); 7] = [
         ("buffer_limit", |layer| layer.buffer_limit(0)),
-        ("memory_budget", |layer| layer.memory_budget(&MemoryBudget::new(0))),
+        ("memory_budget", |layer| layer.memory_budget(0)),
         ("max_bytes_per_second", |layer| layer.max_bytes_per_second(0)),
         ("first_chunk_timeout", |layer| layer.first_chunk_timeout(Duration::ZERO)),
         ("idle_timeout", |layer| layer.idle_timeout(Duration::ZERO)),
