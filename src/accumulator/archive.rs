@@ -222,8 +222,9 @@ impl Archive {
 
     /// Moves what there is to move. For the archivist's thread.
     fn work(self: &Arc<Self>) {
-        // First: what is appended from now on is worth another note.
-        self.is_queued.store(false, Release);
+        // First: what is appended from now on is worth another note. An exchange, so that what was written before a
+        // note that is not needed is seen.
+        self.is_queued.swap(false, AcqRel);
         while !self.has_failed() {
             match self.move_unit() {
                 Ok(true) => self.body.wake(),
@@ -248,6 +249,10 @@ impl Archive {
         };
         let everything = spills || is_complete;
         let (packing, end, cursor) = collect(start, cursor, everything);
+        if packing.chunks() == 0 && is_complete {
+            self.let_go_of_all(end, cursor);
+            return Ok(false);
+        }
         if packing.chunks() == 0 || (!everything && (packing.size() as u64) < WORTHWHILE) {
             return Ok(false);
         }
@@ -266,24 +271,25 @@ impl Archive {
         Arc::make_mut(&mut moved.units).push(unit);
         self.bytes.fetch_add(packing.content(), Release);
         self.chunks.fetch_add(packing.chunks(), Relaxed);
-        let is_all = is_complete && self.bytes.load(Relaxed) == self.log.end();
-        let rest = if is_all { Chain::default() } else { Chain::new(Arc::clone(&end)) };
-        let before = std::mem::replace(&mut moved.rest, rest);
+        let before = std::mem::replace(&mut moved.rest, Chain::new(Arc::clone(&end)));
         moved.cursor = cursor;
         drop(moved);
         drop(before);
-        if !is_all {
-            self.log.let_go_before(&end);
-            return Ok(true);
-        }
+        self.log.let_go_before(&end);
+        Ok(true)
+    }
+
+    /// Lets go of the last block, too, once the stream has ended and all of it is moved.
+    fn let_go_of_all(&self, end: Arc<Block>, cursor: Cursor) {
+        let rest = std::mem::take(&mut self.moved().rest);
         self.log.clear();
+        drop(rest);
         // A stream that was stopped from outside may have got one more chunk in this very moment. Who counted it
         // shall find it.
-        let is_all = Block::last(&end).end().0 == self.bytes.load(Relaxed);
-        if !is_all {
-            self.moved().rest = Chain::new(end);
+        if Block::last(&end).end().0 != self.bytes.load(Relaxed) {
+            let mut moved = self.moved();
+            (moved.rest, moved.cursor) = (Chain::new(end), cursor);
         }
-        Ok(!is_all)
     }
 
     /// What was compressed in memory before the stream began to spill.
