@@ -85,7 +85,8 @@ impl Gate {
         }
         if let Some(pace) = &mut self.pace {
             let now = Instant::now();
-            let from = pace.due.map_or(now, |due| due.max(now - CATCH_UP));
+            let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
+            let from = pace.due.map_or(now, |due| due.max(earliest));
             pace.due = Some(from + Duration::from_nanos((bytes as f64 * pace.nanos_per_byte) as u64));
         }
     }
