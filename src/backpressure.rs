@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::error::StreamError;
+
 /// What a stream does when a reader that asked to be waited for falls behind.
 ///
 /// *Lag* is the number of chunks that were appended and that the slowest such reader has not read.
@@ -84,6 +86,18 @@ impl Default for BackpressureStrategy {
 // === impl Pressure ===
 
 impl Pressure {
+    /// A limit in chunks, and a mark in per cent of it.
+    pub(crate) fn new(strategy: BackpressureStrategy, buffer_limit: usize, high_water_mark: u8) -> Self {
+        let buffer_limit = buffer_limit as u64;
+        let high_water = (u128::from(buffer_limit) * u128::from(high_water_mark)).div_ceil(100);
+        Self { strategy, buffer_limit, high_water: high_water as u64 }
+    }
+
+    /// The error of a stream whose slowest reader is so many chunks behind.
+    pub(crate) fn too_far(&self, lag: u64) -> StreamError {
+        StreamError::Backpressure { lag, limit: self.buffer_limit }
+    }
+
     /// Whether the slowest reader is to skip what it is too far behind of.
     pub(crate) fn drops_oldest(&self) -> bool {
         self.strategy == BackpressureStrategy::DropOldest

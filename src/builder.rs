@@ -410,19 +410,14 @@ impl<C: Send + Sync + 'static> Builder<C> {
 
 impl Flow {
     fn rules(&self, capture: Capture, max_in_flight: usize) -> Result<Rules, ConfigError> {
-        let buffer_limit = self.buffer_limit as u64;
-        let high_water = (buffer_limit * u64::from(self.high_water_mark)).div_ceil(100);
-        let pressure = Pressure { strategy: self.strategy, buffer_limit, high_water };
         let keeping = Keeping {
             capture,
             pool: Arc::new(Pool::new(self.budget.clone())),
-            buffer_limit,
+            pressure: Pressure::new(self.strategy, self.buffer_limit, self.high_water_mark),
             archivist: self.archivist(max_in_flight)?,
-            drops_oldest: pressure.drops_oldest(),
         };
         Ok(Rules {
             keeping: Arc::new(keeping),
-            pressure,
             max_bytes_per_second: self.max_bytes_per_second,
             limits: self.limits,
         })

@@ -107,9 +107,7 @@ impl Gate {
             arm(&mut self.timer, wait);
         }
         let polled = poll_timer(&mut self.timer, cx);
-        if let Some(pace) = &mut self.pace {
-            pace.armed = polled.is_pending();
-        }
+        pace.armed = polled.is_pending();
         polled
     }
 
@@ -128,7 +126,7 @@ impl Gate {
             match self.state {
                 State::Open => match self.throttle.step(pressure, lag) {
                     Step::Go => return Poll::Ready(Ok(())),
-                    Step::Fail => return Poll::Ready(Err(too_far(pipeline, lag))),
+                    Step::Fail => return Poll::Ready(Err(pressure.too_far(lag))),
                     Step::Delay(delay) => {
                         arm(&mut self.timer, delay);
                         self.state = State::Delayed;
@@ -158,7 +156,7 @@ impl Gate {
                         State::Held { timed: true } => {
                             ready!(poll_timer(&mut self.timer, cx));
                             self.state = State::Open;
-                            return Poll::Ready(Err(too_far(pipeline, lag)));
+                            return Poll::Ready(Err(pressure.too_far(lag)));
                         }
                         _ => return Poll::Pending,
                     }
@@ -166,10 +164,6 @@ impl Gate {
             }
         }
     }
-}
-
-fn too_far(pipeline: &Pipeline, lag: u64) -> StreamError {
-    StreamError::Backpressure { lag, limit: pipeline.pressure().buffer_limit }
 }
 
 fn arm(timer: &mut Option<Pin<Box<Sleep>>>, delay: Duration) {

@@ -53,7 +53,6 @@ pub(crate) struct Pipeline {
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) keeping: Arc<Keeping>,
-    pub(crate) pressure: Pressure,
     pub(crate) max_bytes_per_second: Option<u64>,
     pub(crate) limits: TimeLimits,
 }
@@ -248,7 +247,7 @@ impl Pipeline {
     }
 
     pub(crate) fn pressure(&self) -> &Pressure {
-        &self.rules.pressure
+        &self.rules.keeping.pressure
     }
 
     /// When the stream opened, where that is needed.
@@ -268,13 +267,13 @@ impl Pipeline {
     /// Chunks that the slowest reader that is waited for has not read, or that are not spilled yet; exact
     /// from the mark on. Has `waker` woken when the file comes nearer.
     pub(crate) fn lag(&self, writer: &CaptureWriter, waker: &Waker) -> u64 {
-        let spill = self.capture.spill_lag(writer, self.rules.pressure.high_water, waker);
+        let spill = self.capture.spill_lag(writer, self.pressure().high_water, waker);
         spill.max(self.readers_lag(writer.chunks()))
     }
 
     /// As [`lag`](Self::lag), of the readers alone, in a stream of so many chunks.
     pub(crate) fn readers_lag(&self, chunks: u64) -> u64 {
-        self.watch.get().map_or(0, |watch| watch.lag(chunks, self.rules.pressure.high_water))
+        self.watch.get().map_or(0, |watch| watch.lag(chunks, self.pressure().high_water))
     }
 
     /// The writing end of the capture, for the body.

@@ -155,20 +155,11 @@ impl StreamPipeline {
         let shared = &*self.shared;
         shared.check()?;
         if self.pipeline().capture().is_watched() {
-            tokio::select! {
-                biased;
-                waited = shared.wait_for_readers() => waited?,
-                () = shared.token.cancelled() => return Err(shared.check().err().unwrap_or_else(stopped)),
-            }
+            shared.unless_cancelled(shared.wait_for_readers()).await?;
         }
         if let Err(full) = shared.sender.try_send(chunk) {
             let sending = shared.sender.send_async(full.into_inner());
-            tokio::select! {
-                // In this order: a chunk that was taken while it waited is no error.
-                biased;
-                sent = sending => sent.map_err(|_| stopped())?,
-                () = shared.token.cancelled() => return Err(shared.check().err().unwrap_or_else(stopped)),
-            }
+            shared.unless_cancelled(async { sending.await.map_err(|_| stopped()) }).await?;
         }
         shared.move_all();
         Ok(())
@@ -345,7 +336,7 @@ impl StreamPipelineBuilder {
     ) -> StreamPipeline {
         let budget = self.budget.as_ref().unwrap_or(dispatcher.budget());
         let pool = Arc::new(Pool::new(budget.clone()));
-        let log = Arc::new(Log::limited(self.max_size));
+        let log = Arc::new(Log::limited(self.max_size as u64));
         let token = self.token.as_ref().unwrap_or(dispatcher.token());
         let id = StreamId::new();
         let span = telemetry::stream(id, &self.method, self.uri.path());
@@ -370,18 +361,10 @@ impl StreamPipelineBuilder {
     }
 
     fn rules(&self, pool: Arc<Pool>) -> Rules {
-        let buffer_limit = self.buffer_limit as u64;
-        let high_water = (buffer_limit * u64::from(self.high_water_mark)).div_ceil(100);
-        let pressure = Pressure { strategy: self.strategy, buffer_limit, high_water };
-        let drops_oldest = pressure.drops_oldest();
         let capture = Capture::all(self.max_size);
-        let keeping = Keeping { capture, pool, buffer_limit, archivist: None, drops_oldest };
-        Rules {
-            keeping: Arc::new(keeping),
-            pressure,
-            max_bytes_per_second: None,
-            limits: TimeLimits::default(),
-        }
+        let pressure = Pressure::new(self.strategy, self.buffer_limit, self.high_water_mark);
+        let keeping = Keeping { capture, pool, pressure, archivist: None };
+        Rules { keeping: Arc::new(keeping), max_bytes_per_second: None, limits: TimeLimits::default() }
     }
 }
 
@@ -397,6 +380,19 @@ impl Shared {
             return Err(outcome.error().cloned().unwrap_or_else(stopped));
         }
         if self.token.is_cancelled() { Err(stopped()) } else { Ok(()) }
+    }
+
+    /// Waits for `wait`, until the token is cancelled.
+    async fn unless_cancelled(
+        &self,
+        wait: impl Future<Output = Result<(), StreamError>>,
+    ) -> Result<(), StreamError> {
+        tokio::select! {
+            // In this order: a chunk that was taken while it waited is no error.
+            biased;
+            waited = wait => waited,
+            () = self.token.cancelled() => Err(self.check().err().unwrap_or_else(stopped)),
+        }
     }
 
     /// Settles the stream, unless somebody did before; then the error with which it ended, if any.
@@ -486,8 +482,7 @@ impl Shared {
     }
 
     fn too_far(&self, lag: u64) -> Result<(), StreamError> {
-        let limit = self.guard.pipeline().pressure().buffer_limit;
-        let error = StreamError::Backpressure { lag, limit };
+        let error = self.guard.pipeline().pressure().too_far(lag);
         let ended = self.end(Signal::Limit(error));
         Err(ended.flatten().or_else(|| self.check().err()).unwrap_or_else(stopped))
     }

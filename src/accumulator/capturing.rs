@@ -17,6 +17,7 @@ use super::capture::Capture;
 use super::content::{Content, Piece};
 use super::log::{Log, Refused, Rules, Writer};
 use super::pool::Pool;
+use crate::backpressure::Pressure;
 use crate::budget::Mark;
 
 /// Bytes of the tail that a stream keeps in place of its head while memory is short.
@@ -33,12 +34,11 @@ const READABLE: u64 = 1024 * 1024;
 pub(crate) struct Keeping {
     pub(crate) capture: Capture,
     pub(crate) pool: Arc<Pool>,
-    /// Chunks that stay readable for a tap that is behind and not waited for, if they are not too large.
-    pub(crate) buffer_limit: u64,
+    /// Its `buffer_limit` is also how many chunks stay readable for a tap that is behind and not waited for, if
+    /// they are not too large.
+    pub(crate) pressure: Pressure,
     /// Who moves content out of memory, where that is wanted.
     pub(crate) archivist: Option<Arc<Archivist>>,
-    /// A file that is too far behind is given up, instead of waited for.
-    pub(crate) drops_oldest: bool,
 }
 
 /// The accumulator of one stream.
@@ -96,7 +96,7 @@ impl Capturing {
             keeping: Arc::clone(keeping),
             head: match &keeping.archivist {
                 _ if head == 0 => Head::None,
-                None => Head::Plain(Log::fixed(Rules::limited(head))),
+                None => Head::Plain(Log::limited(head)),
                 Some(archivist) => Head::Archived(Arc::new(Archive::new(archivist, &keeping.pool, head))),
             },
             live: OnceLock::new(),
@@ -238,8 +238,8 @@ impl Capturing {
     fn archive(&self, archive: &Arc<Archive>, writer: &CaptureWriter) {
         let end = writer.writer.end();
         archive.grown(end.0, self.keeping.pool.is_beyond(Mark::Spill));
-        let limit = self.keeping.buffer_limit;
-        if self.keeping.drops_oldest && archive.spills() && archive.lag(end, limit) > limit {
+        let limit = self.keeping.pressure.buffer_limit;
+        if self.keeping.pressure.drops_oldest() && archive.spills() && archive.lag(end, limit) > limit {
             archive.fail("the disk was too slow, and the strategy is not to wait for it");
         }
     }
@@ -262,7 +262,7 @@ impl Capturing {
         if !archive.spills() || writer.place != Place::Head {
             return 0;
         }
-        let lag = || archive.lag(writer.writer.end(), self.keeping.buffer_limit);
+        let lag = || archive.lag(writer.writer.end(), self.keeping.pressure.buffer_limit);
         if lag() < mark {
             return 0;
         }
@@ -311,8 +311,8 @@ impl Capturing {
         let needed = self.needed.load(Ordering::Relaxed);
         live.trim(|bytes_before, chunks_before| {
             let (bytes, chunks) = (end.0 - bytes_before, end.1 - chunks_before);
-            let is_read =
-                chunks_before <= needed && (chunks >= self.keeping.buffer_limit || bytes >= READABLE);
+            let is_read = chunks_before <= needed
+                && (chunks >= self.keeping.pressure.buffer_limit || bytes >= READABLE);
             bytes >= keep && (is_read || !watched)
         });
     }

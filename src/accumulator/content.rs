@@ -309,6 +309,11 @@ async fn load(unit: Unit, most: u64) -> io::Result<Vec<StreamChunk>> {
     loaded.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
+/// A time in the units that chunks are kept with, of 1,024 ns.
+pub(super) fn units(arrival: Duration) -> u64 {
+    (arrival.as_nanos() >> 10) as u64
+}
+
 // === impl StreamChunk ===
 
 impl StreamChunk {
@@ -354,12 +359,7 @@ impl Part {
 
     fn into_chunks(self) -> impl Iterator<Item = StreamChunk> {
         let mut chunks = self.chunks();
-        // It keeps the blocks, and gives them back to their pool in the end.
-        let part = self;
-        iter::from_fn(move || {
-            let _ = &part;
-            chunks.as_mut()?.next()
-        })
+        iter::from_fn(move || chunks.as_mut()?.next())
     }
 }
 

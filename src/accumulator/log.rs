@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
 use super::block::{BY_REFERENCE, Block, Chain, Cursor, Entry, Place, Tail};
-use super::content::Part;
+use super::content::{Content, Part, Piece};
 use super::link::Link;
 use super::pool::{LARGEST, Pool, SMALLEST};
 use super::words::AtomicPtr;
@@ -106,8 +106,10 @@ impl Rules {
 // === impl Log ===
 
 impl Log {
-    pub(super) fn fixed(rules: Rules) -> Self {
-        Self { first: First::Fixed(Link::new()), rules, overflowed: AtomicBool::new(false) }
+    /// A log that keeps its first `max` bytes.
+    pub(crate) fn limited(max: u64) -> Self {
+        let first = First::Fixed(Link::new());
+        Self { first, rules: Rules::limited(max), overflowed: AtomicBool::new(false) }
     }
 
     /// A log whose first blocks can be let go of.
@@ -116,9 +118,8 @@ impl Log {
         Self { first, rules, overflowed: AtomicBool::new(false) }
     }
 
-    /// A log that keeps its first `max` bytes.
-    pub(crate) fn limited(max: usize) -> Self {
-        Self::fixed(Rules::limited(max as u64))
+    pub(super) fn limit(&self) -> u64 {
+        self.rules.limit
     }
 
     pub(super) fn has_overflowed(&self) -> bool {
@@ -194,6 +195,11 @@ impl Log {
         let len = Block::last(&first).end().0 - first.base();
         Some(Part::new(first, len))
     }
+
+    /// As [`part`](Self::part), of a log that holds the whole content.
+    pub(super) fn snapshot(&self) -> Content {
+        Content::new(self.part().map(Piece::Part), None, self.has_overflowed())
+    }
 }
 
 impl Drop for Log {
@@ -223,28 +229,23 @@ impl Writer {
     /// Copies a chunk to the last block. False where it does not fit there, or is to be kept by
     /// reference.
     #[inline]
-    pub(super) fn append(&mut self, chunk: &[u8], at: u64) -> bool {
-        let Some(block) = self.last.block() else {
-            return false;
-        };
-        if chunk.len() >= BY_REFERENCE {
-            return false;
-        }
-        let Some(tail) = block.append_alone(self.tail, chunk, at) else {
-            return false;
-        };
-        self.tail = tail;
-        true
+    pub(super) fn append(&mut self, chunk: &Bytes, at: u64) -> bool {
+        chunk.len() < BY_REFERENCE && self.put(chunk, at)
     }
 
-    /// Keeps a large chunk in the last block by reference, where no budget is to be charged for it. False
-    /// where it does not fit there.
+    /// Copies a small chunk to the last block, or keeps a large one there by reference, for which a budget
+    /// must have been charged. False where it does not fit there.
     #[inline]
-    pub(super) fn refer(&mut self, chunk: &Bytes, at: u64) -> bool {
+    pub(super) fn put(&mut self, chunk: &Bytes, at: u64) -> bool {
         let Some(block) = self.last.block() else {
             return false;
         };
-        let Some(tail) = block.refer_alone(self.tail, chunk, at) else {
+        let tail = if chunk.len() < BY_REFERENCE {
+            block.append_alone(self.tail, chunk, at)
+        } else {
+            block.refer_alone(self.tail, chunk, at)
+        };
+        let Some(tail) = tail else {
             return false;
         };
         self.tail = tail;
@@ -269,18 +270,7 @@ impl Writer {
             return Err(log.overflow(Refused::OverBudget));
         }
         let mut grown = false;
-        loop {
-            let tail = self.last.block().and_then(|block| {
-                if by_reference {
-                    block.refer_alone(self.tail, chunk, at)
-                } else {
-                    block.append_alone(self.tail, chunk, at)
-                }
-            });
-            if let Some(tail) = tail {
-                self.tail = tail;
-                return Ok(grown);
-            }
+        while !self.put(chunk, at) {
             if !self.grow(log, pool, mark, chunk.len(), left) {
                 if by_reference {
                     pool.release(chunk.len() as u64);
@@ -289,6 +279,7 @@ impl Writer {
             }
             grown = true;
         }
+        Ok(grown)
     }
 
     /// Goes on to a new block with room for a chunk of `len` bytes. False where the budget forbids it.

@@ -123,7 +123,7 @@ impl ContentAccumulator {
     /// than appending, so that is left to whoever needs the times. Kept to 1.024 µs, up to 6 days.
     #[inline]
     pub fn append_at(&self, chunk: Bytes, arrival: Duration) -> Result<(), StreamError> {
-        let at = (arrival.as_nanos() >> 10) as u64;
+        let at = content::units(arrival);
         match &self.log {
             Kind::Shared(log) if log.append(chunk, at) => Ok(()),
             Kind::Shared(log) => Err(StreamError::ContentTooLarge { limit: log.limit() }),
@@ -148,10 +148,9 @@ impl ContentAccumulator {
     ///
     /// Copies no content; walks the chunks once.
     pub fn snapshot(&self) -> Content {
-        let (part, truncated) = match &self.log {
-            Kind::Shared(log) => (log.published(), log.have_overflowed()),
-            Kind::Written(log) => (log.part(), log.has_overflowed()),
-        };
-        Content::new(part.map(Piece::Part), None, truncated)
+        match &self.log {
+            Kind::Shared(log) => Content::new(log.published().map(Piece::Part), None, log.have_overflowed()),
+            Kind::Written(log) => log.snapshot(),
+        }
     }
 }

@@ -10,7 +10,7 @@ use loom::thread;
 use super::block::{Block, Cursor, Entry, Place, Tail};
 use super::content::{Content, Piece};
 use super::link::Link;
-use super::log::{Log, Rules, Writer, Writers};
+use super::log::{Log, Writer, Writers};
 use super::pool::Pool;
 use crate::budget::Mark;
 
@@ -142,7 +142,7 @@ fn no_chunk_is_lost_or_doubled_when_two_go_on_to_a_new_block() {
 #[test]
 fn a_snapshot_across_a_new_block_is_a_prefix() {
     loom::model(|| {
-        let log = Arc::new(Log::fixed(Rules::limited(100)));
+        let log = Arc::new(Log::limited(100));
         let other = Arc::clone(&log);
         let writer = thread::spawn(move || {
             let (pool, mut writer) = (Arc::default(), Writer::default());

@@ -83,13 +83,10 @@ impl Pool {
             return None;
         }
         let kept = self.of(bytes).and_then(ArrayQueue::pop);
-        Some(self.placed(kept.unwrap_or_else(|| Arc::new(Block::new(bytes))), place))
-    }
-
-    fn placed(self: &Arc<Self>, mut block: Arc<Block>, place: Place) -> Arc<Block> {
+        let mut block = kept.unwrap_or_else(|| Arc::new(Block::new(bytes)));
         let owned = Arc::get_mut(&mut block).expect("it is new, or referred to from the pool alone");
         owned.place(place, Some(Arc::clone(self)));
-        block
+        Some(block)
     }
 
     /// Keeps a block that nobody uses, if there is room.

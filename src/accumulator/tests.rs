@@ -11,6 +11,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{Capture, CaptureWriter, Capturing, Content, ContentAccumulator, Keeping, Pool, Read, Reader};
+use crate::backpressure::{BackpressureStrategy, Pressure};
 use crate::budget::MemoryBudget;
 
 /// Chunk `n` of a stream, recognisable by its bytes.
@@ -28,7 +29,8 @@ fn capturing(capture: Capture, pool: &Arc<Pool>) -> Capturing {
 
 fn tapped(capture: Capture, pool: &Arc<Pool>, buffer_limit: u64) -> Capturing {
     let pool = Arc::clone(pool);
-    Capturing::new(&Arc::new(Keeping { capture, pool, buffer_limit, archivist: None, drops_oldest: false }))
+    let pressure = Pressure::new(BackpressureStrategy::default(), buffer_limit as usize, 80);
+    Capturing::new(&Arc::new(Keeping { capture, pool, pressure, archivist: None }))
 }
 
 fn joined(chunks: &[Bytes]) -> Vec<u8> {

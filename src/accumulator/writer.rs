@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::block::BY_REFERENCE;
-use super::content::{Content, Piece};
-use super::log::{Log, Refused, Rules, Writer};
+use super::content::{self, Content};
+use super::log::{Log, Writer};
 use super::pool::USED;
 use crate::budget::Mark;
 use crate::error::StreamError;
@@ -30,8 +29,6 @@ use crate::error::StreamError;
 pub struct ContentWriter {
     log: Arc<Log>,
     writer: Writer,
-    limit: u64,
-    is_over: bool,
 }
 
 /// Reads what a [`ContentWriter`] writes.
@@ -45,9 +42,7 @@ pub struct ContentReader {
 impl ContentWriter {
     /// A writer of at most `max_size` bytes of content. It holds no block until the first chunk.
     pub fn new(max_size: usize) -> Self {
-        let limit = max_size as u64;
-        let log = Arc::new(Log::fixed(Rules::limited(limit)));
-        Self { log, writer: Writer::default(), limit, is_over: false }
+        Self { log: Arc::new(Log::limited(max_size as u64)), writer: Writer::default() }
     }
 
     /// Appends a chunk. Copies it if it is shorter than 1 KiB, else keeps a reference.
@@ -64,11 +59,9 @@ impl ContentWriter {
     /// As [`append`](Self::append), with the time at which the chunk arrived. Kept to 1.024 µs, up to 6 days.
     #[inline]
     pub fn append_at(&mut self, chunk: &Bytes, arrival: Duration) -> Result<(), StreamError> {
-        let at = (arrival.as_nanos() >> 10) as u64;
-        let is_small = chunk.len() < BY_REFERENCE;
-        let writer = &mut self.writer;
-        let fits = if is_small { writer.append(chunk, at) } else { writer.refer(chunk, at) };
-        if fits { Ok(()) } else { self.append_slowly(chunk, at) }
+        let at = content::units(arrival);
+        // Its pool has no budget that a reference would have to be charged to.
+        if self.writer.put(chunk, at) { Ok(()) } else { self.append_slowly(chunk, at) }
     }
 
     /// Bytes appended.
@@ -91,19 +84,14 @@ impl ContentWriter {
         if chunk.is_empty() {
             return Ok(());
         }
-        let too_large = Err(StreamError::ContentTooLarge { limit: self.limit });
-        if self.is_over {
-            return too_large;
+        let appended = !self.log.has_overflowed()
+            && self.writer.append_to(&self.log, &USED, Mark::Full, chunk, at).is_ok();
+        if appended {
+            return Ok(());
         }
-        match self.writer.append_to(&self.log, &USED, Mark::Full, chunk, at) {
-            Ok(_) => Ok(()),
-            Err(Refused::OverLimit(_) | Refused::OverBudget) => {
-                self.is_over = true;
-                // Lets go of the block, so that nothing is appended to it.
-                self.writer.leave(0, 0);
-                too_large
-            }
-        }
+        // Lets go of the block, so that nothing is appended to it.
+        self.writer.leave(0, 0);
+        Err(StreamError::ContentTooLarge { limit: self.log.limit() })
     }
 }
 
@@ -112,6 +100,6 @@ impl ContentWriter {
 impl ContentReader {
     /// What was appended so far: a prefix. Copies no content, and never waits for the writer.
     pub fn snapshot(&self) -> Content {
-        Content::new(self.log.part().map(Piece::Part), None, false)
+        self.log.snapshot()
     }
 }
