@@ -20,6 +20,11 @@ use streaming_accumulator::{
 use tokio::io::AsyncReadExt;
 use tower::{Layer, ServiceExt};
 
+#[path = "support/mod.rs"]
+mod support;
+
+use support::until;
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -60,57 +65,18 @@ async fn record_of(
         .build()
         .unwrap();
     let body = StreamBody::new(stream::iter(chunks.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)))));
-    let mut body = Some(body);
-    let service = tower::service_fn(move |_: Request<()>| {
-        let response = Response::new(body.take().expect("called once"));
-        std::future::ready(Ok::<_, Infallible>(response))
-    });
-    let service = layer.layer(tower::util::BoxCloneService::new(Once(Arc::new(Mutex::new(service)))));
+    let body = Arc::new(Mutex::new(Some(body)));
+    let service = layer.layer(tower::service_fn(move |_: Request<()>| {
+        let body = body.lock().unwrap().take().expect("called once");
+        std::future::ready(Ok::<_, Infallible>(Response::new(body)))
+    }));
     let mut body = service.oneshot(Request::new(())).await.unwrap().into_body();
     while let Some(frame) = body.frame().await {
         frame.unwrap();
     }
-    let record = loop {
-        if let Some(record) = records.lock().unwrap().pop_front() {
-            break record;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    };
+    until("the record", || !records.lock().unwrap().is_empty()).await;
+    let record = records.lock().unwrap().pop_front().expect("there is one");
     (record, layer)
-}
-
-/// Makes a service cloneable that is called once.
-struct Once<S>(Arc<Mutex<S>>);
-
-impl<S> Clone for Once<S> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<S: tower::Service<Request<()>>> tower::Service<Request<()>> for Once<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
-        self.0.lock().unwrap().poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<()>) -> S::Future {
-        self.0.lock().unwrap().call(request)
-    }
-}
-
-/// Waits until the archivist has moved what is left of an ended stream.
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    let poll = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let polled = tokio::time::timeout(Duration::from_secs(20), poll).await;
-    assert!(polled.is_ok(), "waited in vain for {what}");
 }
 
 async fn assert_holds(content: &Content, wanted: impl Iterator<Item = Bytes> + Clone) {
