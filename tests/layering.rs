@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, the lowest first. Within a floor, edges must not form a circle.
 const FLOORS: &[&[&str]] = &[
-    &["error", "outcome", "id", "stop", "budget", "limits"],
-    &["accumulator", "backpressure", "ending", "metrics", "retry", "telemetry"],
+    &["error", "outcome", "id", "stop", "budget", "limits", "usage", "llm"],
+    &["accumulator", "backpressure", "ending", "metrics", "meter", "retry", "telemetry"],
     &["watch", "pipeline", "tap", "record"],
     &["hook", "dispatch"],
     &[

@@ -1,0 +1,220 @@
+//! What a meter found in a stream, apart from its counts.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+/// What a meter found in the response of a language model.
+///
+/// Times are from the stream's opening, as those of [`StreamMetrics`](crate::StreamMetrics) are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LlmReport {
+    /// The protocol. `None`: it could not be told, and nothing else here is known but the request's model.
+    pub protocol: Option<Protocol>,
+    /// Who served it, by OpenTelemetry's names (`openai`, `aws.bedrock`): as configured, or where host or
+    /// protocol leave no doubt.
+    pub provider: Option<Cow<'static, str>>,
+    /// The model that was asked for: in the request's body, if that is [captured](crate::Builder::capture_request),
+    /// else in its path.
+    pub request_model: Option<Box<str>>,
+    /// The model that answered, by the response's own words.
+    pub response_model: Option<Box<str>>,
+    /// Why each choice ended, by the provider's own word: the last one that was sent. Choices that have none
+    /// are left out; see [`choices`](Self::choices) for whose is whose.
+    pub finish_reasons: Vec<Box<str>>,
+    /// The visible text of the first choice, as far as it was to be kept. Reasoning, tool calls, refusals and
+    /// results of server-side tools are no text.
+    pub text: Option<Box<str>>,
+    /// How long the whole text of the first choice is, in Unicode scalar values, kept or not. `None`: texts were
+    /// not looked at.
+    pub text_len: Option<u64>,
+    /// Every choice, by index.
+    pub choices: Vec<LlmChoice>,
+    /// Whether the protocol's own end was seen: `[DONE]`, `message_stop`, a final `response.*`. `None` where the
+    /// protocol has none.
+    pub terminated: Option<bool>,
+    /// The error that the provider sent inside the stream.
+    pub error: Option<InBandError>,
+    /// Why the meter stopped reading before the stream's end, if it did: what comes later is not in this report.
+    pub incomplete: Option<Incomplete>,
+    /// To the first event of the protocol, whatever is in it: a role, a ping.
+    pub time_to_first_event: Option<Duration>,
+    /// To the first text.
+    pub time_to_first_text: Option<Duration>,
+    /// To the first reasoning.
+    pub time_to_first_reasoning: Option<Duration>,
+    /// To the first part of a tool call.
+    pub time_to_first_tool_call: Option<Duration>,
+    /// Events that held text. `None`: texts were not looked at.
+    pub text_chunks: Option<u64>,
+    /// The longest time between two successive events that held text.
+    pub longest_text_gap: Option<Duration>,
+}
+
+/// One of the answers of a response that has several.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LlmChoice {
+    /// The provider's number for it, from 0.
+    pub index: u32,
+    /// Its visible text, as far as it was to be kept.
+    pub text: Option<Box<str>>,
+    /// The length of its whole text in Unicode scalar values. `None`: texts were not looked at.
+    pub text_len: Option<u64>,
+    /// Why it ended, by the provider's own word: the last one that was sent.
+    pub finish_reason: Option<Box<str>>,
+}
+
+/// A streaming protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// OpenAI Chat Completions, and the many servers that speak it.
+    OpenAiChat,
+    /// OpenAI Completions, the older protocol.
+    OpenAiCompletions,
+    /// OpenAI Responses.
+    OpenAiResponses,
+    /// Anthropic Messages.
+    AnthropicMessages,
+    /// Gemini `streamGenerateContent` with `alt=sse`.
+    GeminiSse,
+    /// Gemini `streamGenerateContent`, one JSON array.
+    GeminiJsonArray,
+    /// Amazon Bedrock `ConverseStream`.
+    BedrockConverse,
+    /// Amazon Bedrock `InvokeModelWithResponseStream`, whatever the model's own protocol is.
+    BedrockInvoke,
+    /// Mistral's chat: OpenAI's protocol in Mistral's dialect.
+    MistralChat,
+    /// Cohere's chat, version 1.
+    CohereV1,
+    /// Cohere's chat, version 2.
+    CohereV2,
+    /// Ollama `/api/chat`.
+    OllamaChat,
+    /// Ollama `/api/generate`.
+    OllamaGenerate,
+    /// gRPC: messages are counted, not read.
+    Grpc,
+    /// A protocol of a meter of the user's own.
+    Other(Cow<'static, str>),
+}
+
+/// An error that a provider sent inside a stream whose status says success.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InBandError {
+    /// The provider's word or number for it: `overloaded_error`, `rate_limit_exceeded`, `503`.
+    pub code: Option<Box<str>>,
+    /// What the provider says.
+    pub message: Box<str>,
+    /// The error as it was sent, as JSON.
+    pub raw: Option<Box<str>>,
+}
+
+/// Why a meter stopped reading. The stream itself went on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Incomplete {
+    /// A line, message or element was longer than the meter buffers. Bytes.
+    #[non_exhaustive]
+    TooLong {
+        /// The limit: see [`MeterSet::max_line`](crate::MeterSet::max_line).
+        limit: usize,
+    },
+    /// The framing is broken: a checksum does not match, a length is out of bounds.
+    Corrupt(Box<str>),
+    /// The body is in a `content-encoding` that this build does not read.
+    Encoded(Box<str>),
+    /// The body unpacks to more than the meter follows. Bytes.
+    #[non_exhaustive]
+    Expansion {
+        /// The limit: see [`MeterSet::max_expanded`](crate::MeterSet::max_expanded).
+        limit: u64,
+    },
+    /// The memory budget had no room for the meter's buffers.
+    Memory,
+    /// The meter panicked.
+    Panicked,
+    /// The meter read what was captured, and that is not the whole stream.
+    NotCaptured,
+}
+
+// === impl LlmReport ===
+
+impl LlmReport {
+    /// The model: the response's, else the request's.
+    pub fn model(&self) -> Option<&str> {
+        self.response_model.as_deref().or(self.request_model.as_deref())
+    }
+
+    /// Why the first choice ended.
+    pub fn finish_reason(&self) -> Option<&str> {
+        let first = self.choices.iter().find(|choice| choice.index == 0)?;
+        first.finish_reason.as_deref()
+    }
+}
+
+// === impl Protocol ===
+
+impl Protocol {
+    /// The protocol in snake case, as in `openai_chat`.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::OpenAiChat => "openai_chat",
+            Self::OpenAiCompletions => "openai_completions",
+            Self::OpenAiResponses => "openai_responses",
+            Self::AnthropicMessages => "anthropic_messages",
+            Self::GeminiSse => "gemini_sse",
+            Self::GeminiJsonArray => "gemini_json_array",
+            Self::BedrockConverse => "bedrock_converse",
+            Self::BedrockInvoke => "bedrock_invoke",
+            Self::MistralChat => "mistral_chat",
+            Self::CohereV1 => "cohere_v1",
+            Self::CohereV2 => "cohere_v2",
+            Self::OllamaChat => "ollama_chat",
+            Self::OllamaGenerate => "ollama_generate",
+            Self::Grpc => "grpc",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+// === impl InBandError ===
+
+impl fmt::Display for InBandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.code {
+            Some(code) => write!(f, "{code}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+// === impl Incomplete ===
+
+impl fmt::Display for Incomplete {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { limit } => write!(f, "a line is longer than {limit} bytes: raise `max_line`"),
+            Self::Corrupt(what) => write!(f, "broken framing: {what}"),
+            Self::Encoded(encoding) => {
+                write!(f, "content-encoding {encoding} is not read: enable its feature, or do not accept it")
+            }
+            Self::Expansion { limit } => {
+                write!(f, "the body unpacks to more than {limit} bytes: raise `max_expanded`")
+            }
+            Self::Memory => f.write_str("the memory budget had no room for the meter"),
+            Self::Panicked => f.write_str("the meter panicked"),
+            Self::NotCaptured => f.write_str("not all of the stream was captured"),
+        }
+    }
+}

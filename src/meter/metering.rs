@@ -1,0 +1,197 @@
+//! One stream's meter, with what stands around it: the content coding, the budget, the guard against panics.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::estimate::{self, Estimator};
+use super::request::RequestFacts;
+use super::unpack::Unpacker;
+use super::{Meter, Reading};
+use crate::budget::{Mark, MemoryBudget};
+use crate::llm::{InBandError, Incomplete, LlmReport};
+use crate::usage::{Usage, UsageBasis};
+
+/// Memory is charged in steps of this size, so that a growing text does not ask for every word.
+const STEP: u64 = 4 * 1024;
+
+/// Reads one stream, fed with its chunks.
+pub(crate) struct Metering {
+    meter: Box<dyn Meter>,
+    unpacker: Option<Unpacker>,
+    reading: Reading,
+    charge: Charge,
+}
+
+/// What was taken from the budget, until it is dropped.
+struct Charge {
+    budget: MemoryBudget,
+    bytes: u64,
+}
+
+/// What a meter found, when its stream is over.
+pub(crate) struct Found {
+    reading: Option<Reading>,
+    terminated: Option<bool>,
+    request: Option<RequestFacts>,
+    estimator: Option<Arc<dyn Estimator>>,
+    _charge: Option<Charge>,
+}
+
+// === impl Metering ===
+
+impl Metering {
+    pub(super) fn new(
+        meter: Box<dyn Meter>,
+        unpacker: Option<Unpacker>,
+        reading: Reading,
+        budget: &MemoryBudget,
+    ) -> Self {
+        Self { meter, unpacker, reading, charge: Charge { budget: budget.clone(), bytes: 0 } }
+    }
+
+    /// Reads a chunk that came at `now`, from the stream's opening.
+    pub(crate) fn feed(&mut self, chunk: &[u8], now: Duration) {
+        if self.reading.stopped().is_some() {
+            return;
+        }
+        let Self { meter, unpacker, reading, charge } = self;
+        reading.set_now(now);
+        let read = AssertUnwindSafe(|| match unpacker {
+            None => meter.feed(chunk, reading),
+            Some(unpacker) => {
+                let fed = unpacker.feed(chunk, &mut |bytes| meter.feed(bytes, reading));
+                if let Err(reason) = fed {
+                    reading.incomplete(reason);
+                }
+            }
+        });
+        if catch_unwind(read).is_err() {
+            self.reading.incomplete(Incomplete::Panicked);
+            return;
+        }
+        // Only what has no room is given up, the texts first: the counts are what is billed.
+        if !charge.cover(meter.buffered() + reading.held()) {
+            reading.drop_texts();
+            if !charge.cover(meter.buffered()) {
+                reading.incomplete(Incomplete::Memory);
+            }
+        }
+    }
+
+    /// The body is over: reads what waited for more.
+    pub(crate) fn finish(&mut self) {
+        if self.reading.stopped().is_some() {
+            return;
+        }
+        let Self { meter, reading, .. } = self;
+        if catch_unwind(AssertUnwindSafe(|| meter.finish(reading))).is_err() {
+            self.reading.incomplete(Incomplete::Panicked);
+        }
+    }
+
+    /// Whether the protocol's own end was seen.
+    pub(crate) fn is_terminated(&self) -> bool {
+        self.terminated() == Some(true)
+    }
+
+    /// The error that the provider sent inside the stream.
+    pub(crate) fn in_band(&self) -> Option<&InBandError> {
+        self.reading.in_band()
+    }
+
+    fn terminated(&self) -> Option<bool> {
+        catch_unwind(AssertUnwindSafe(|| self.meter.is_terminated())).unwrap_or(None)
+    }
+}
+
+impl fmt::Debug for Metering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metering").field("reading", &self.reading).finish_non_exhaustive()
+    }
+}
+
+// === impl Charge ===
+
+impl Charge {
+    /// Has the budget hold as much as is `held`, in steps; false if it has no room.
+    fn cover(&mut self, held: usize) -> bool {
+        let wanted = (held as u64).next_multiple_of(STEP);
+        if wanted <= self.bytes {
+            return true;
+        }
+        let more = self.budget.charge(wanted - self.bytes, Mark::Head);
+        if more {
+            self.bytes = wanted;
+        }
+        more
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.release(self.bytes);
+    }
+}
+
+// === impl Found ===
+
+impl Found {
+    /// What was found by `metering`, which has finished, and in the request.
+    pub(crate) fn new(
+        metering: Option<Metering>,
+        request: Option<RequestFacts>,
+        estimator: Option<Arc<dyn Estimator>>,
+    ) -> Self {
+        let terminated = metering.as_ref().and_then(Metering::terminated);
+        let (reading, charge) = metering.map(|metering| (metering.reading, metering.charge)).unzip();
+        Self { reading, terminated, request, estimator, _charge: charge }
+    }
+
+    /// Everything but the counts.
+    pub(crate) fn llm(&self) -> LlmReport {
+        let mut report =
+            self.reading.as_ref().map_or_else(LlmReport::default, |reading| reading.report(self.terminated));
+        if let Some(model) = self.request.as_ref().and_then(|request| request.model.clone()) {
+            report.request_model = Some(model);
+        }
+        report
+    }
+
+    /// The counts; with estimates where the stream was cut or reported none, if there is somebody who makes
+    /// them. `completed` says that the stream ended by itself.
+    pub(crate) fn usage(&self, completed: bool) -> Usage {
+        let ended = completed && self.terminated.is_none();
+        let reported = self.reading.as_ref().map_or_else(Usage::default, |reading| reading.reported(ended));
+        match &self.estimator {
+            Some(estimator) if reported.basis != UsageBasis::Reported => {
+                self.estimated(reported, &**estimator)
+            }
+            _ => reported,
+        }
+    }
+
+    fn estimated(&self, reported: Usage, estimator: &dyn Estimator) -> Usage {
+        let input = reported.input_tokens.or_else(|| estimate::input(self, estimator));
+        let output = reported.output_tokens.or_else(|| estimate::output(self, estimator));
+        if (input, output) == (reported.input_tokens, reported.output_tokens) {
+            return reported;
+        }
+        Usage {
+            input_tokens: input,
+            output_tokens: output,
+            total_tokens: reported.total_tokens.or_else(|| Some(input? + output?)),
+            basis: UsageBasis::Estimated,
+            ..reported
+        }
+    }
+
+    pub(super) fn reading(&self) -> Option<&Reading> {
+        self.reading.as_ref()
+    }
+
+    pub(super) fn request(&self) -> Option<&RequestFacts> {
+        self.request.as_ref()
+    }
+}

@@ -1,0 +1,77 @@
+//! What an exchange used, in one normal form for all providers.
+
+use std::fmt;
+
+/// The tokens of one exchange, as far as they are known.
+///
+/// Providers count differently; here a word means one thing. `None` is *not known*, which is not zero: a zero
+/// stands only where a zero was reported. Each count is the last one that was reported; counts are never
+/// added up over a stream.
+///
+/// | field | holds |
+/// |---|---|
+/// | `input_tokens` | all input: what was read from a cache and written to one included |
+/// | `output_tokens` | all output: reasoning included |
+/// | `cached_input_tokens` | the part of the input that was read from a cache |
+/// | `cache_write_input_tokens` | the part of the input that was written to a cache, where that is reported |
+/// | `reasoning_tokens` | the part of the output that was spent on reasoning |
+/// | `total_tokens` | as reported; otherwise input and output together |
+///
+/// These are the definitions of OpenTelemetry's `gen_ai.usage.*`. What a provider bills beyond them (server
+/// tools, audio, a second model) stands in [`raw`](Self::raw) only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// All tokens of the input, cached ones included.
+    pub input_tokens: Option<u64>,
+    /// All tokens of the output, reasoning included.
+    pub output_tokens: Option<u64>,
+    /// Tokens of the input that were read from a cache.
+    pub cached_input_tokens: Option<u64>,
+    /// Tokens of the input that were written to a cache.
+    pub cache_write_input_tokens: Option<u64>,
+    /// Tokens of the output that were spent on reasoning.
+    pub reasoning_tokens: Option<u64>,
+    /// As reported; otherwise input and output together.
+    pub total_tokens: Option<u64>,
+    /// What these counts rest on.
+    pub basis: UsageBasis,
+    /// The provider's own usage object, as JSON: the counts above were made from it.
+    pub raw: Option<Box<str>>,
+}
+
+/// What the counts of a [`Usage`] rest on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum UsageBasis {
+    /// The protocol's final report was seen.
+    Reported,
+    /// The stream was cut after some counts had been reported. They stand as reported; a final report would
+    /// have replaced them.
+    Partial,
+    /// At least one count is an estimate. Those that were reported stand as reported.
+    Estimated,
+    /// Nothing is known.
+    #[default]
+    Absent,
+}
+
+// === impl UsageBasis ===
+
+impl UsageBasis {
+    /// The basis in snake case, as in `reported`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reported => "reported",
+            Self::Partial => "partial",
+            Self::Estimated => "estimated",
+            Self::Absent => "absent",
+        }
+    }
+}
+
+impl fmt::Display for UsageBasis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
