@@ -133,7 +133,11 @@ pub use self::hook::{IntoHookResult, StreamHook};
 pub use self::id::{ParseStreamIdError, StreamId};
 pub use self::layer::StreamingAccumulatorLayer;
 pub use self::llm::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
-pub use self::meter::{AnswerHead, Estimator, Meter, MeterSet, Reading, TextPolicy};
+pub use self::meter::{
+    AnswerHead, Estimator, EventStreamDecoder, EventStreamError, EventStreamMessage, EventStreamValue,
+    GrpcDecoder, JsonDecoder, Meter, MeterSet, Metering, NdjsonDecoder, Reading, SseDecoder, SseEvent,
+    TextPolicy,
+};
 pub use self::metrics::StreamMetrics;
 pub use self::outcome::{EndedBy, Evidence, Outcome, Phase};
 pub use self::pipeline::StreamHandle;

@@ -38,6 +38,12 @@ pub struct LlmReport {
     pub error: Option<InBandError>,
     /// Why the meter stopped reading before the stream's end, if it did: what comes later is not in this report.
     pub incomplete: Option<Incomplete>,
+    /// Events of the protocol, or messages of gRPC.
+    pub events: u64,
+    /// Bytes of their data, without what frames it.
+    pub event_bytes: u64,
+    /// Bytes of the longest of them.
+    pub longest_event: u64,
     /// To the first event of the protocol, whatever is in it: a role, a ping.
     pub time_to_first_event: Option<Duration>,
     /// To the first text.

@@ -16,8 +16,31 @@ use crate::usage::{Usage, UsageBasis};
 /// Memory is charged in steps of this size, so that a growing text does not ask for every word.
 const STEP: u64 = 4 * 1024;
 
-/// Reads one stream, fed with its chunks.
-pub(crate) struct Metering {
+/// Reads one stream, fed with its chunks: what the layer does, for streams that no layer sees.
+///
+/// Clients, replays and tests make one with [`MeterSet::metering`](super::MeterSet::metering). It undoes the
+/// content coding, bounds what is kept, and survives a meter that panics.
+///
+/// ```
+/// use std::time::Duration;
+/// use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header::CONTENT_TYPE};
+/// use streaming_accumulator::{AnswerHead, MeterSet, UsageBasis};
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+/// let uri = Uri::from_static("/api/chat");
+/// let head = AnswerHead::new(&Method::POST, &uri, StatusCode::OK, &headers);
+///
+/// let mut metering = MeterSet::detect().metering(&head).expect("a successful answer");
+/// metering.feed(br#"{"model":"llama3","message":{"content":"Hi"},"done":false}"#, Duration::from_millis(5));
+/// metering.feed(b"\n{\"model\":\"llama3\",\"done\":true,\"eval_count\":2}\n", Duration::from_millis(9));
+/// let (report, usage) = metering.end(true);
+///
+/// assert_eq!(report.model(), Some("llama3"));
+/// assert_eq!(report.text.as_deref(), Some("Hi"));
+/// assert_eq!((usage.output_tokens, usage.basis), (Some(2), UsageBasis::Reported));
+/// ```
+pub struct Metering {
     meter: Box<dyn Meter>,
     unpacker: Option<Unpacker>,
     reading: Reading,
@@ -51,8 +74,8 @@ impl Metering {
         Self { meter, unpacker, reading, charge: Charge { budget: budget.clone(), bytes: 0 } }
     }
 
-    /// Reads a chunk that came at `now`, from the stream's opening.
-    pub(crate) fn feed(&mut self, chunk: &[u8], now: Duration) {
+    /// Reads a chunk that came at `now`, from the stream's opening. It may be cut anywhere.
+    pub fn feed(&mut self, chunk: &[u8], now: Duration) {
         if self.reading.stopped().is_some() {
             return;
         }
@@ -78,6 +101,15 @@ impl Metering {
                 reading.incomplete(Incomplete::Memory);
             }
         }
+    }
+
+    /// The stream is over: what was found. `completed` says that it ended by itself and was not cut.
+    ///
+    /// Nothing is estimated here.
+    pub fn end(mut self, completed: bool) -> (LlmReport, Usage) {
+        self.finish();
+        let found = Found::new(Some(self), None, None);
+        (found.llm(), found.usage(completed))
     }
 
     /// The body is over: reads what waited for more.

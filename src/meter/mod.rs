@@ -20,18 +20,43 @@
 //! backslash before it, so a text that speaks of `"usage":{` is never taken for one. And whatever such a search
 //! finds is only parsed for it, never believed.
 
+mod anthropic;
+mod bedrock;
+mod builtin;
+mod cohere;
+mod detect;
+mod dialect;
 mod estimate;
+mod event_stream;
+mod fields;
+mod gemini;
+mod grpc;
+mod grpc_body;
+mod json;
+mod keys;
+mod lines;
 mod metering;
+mod ndjson;
+mod ollama;
+mod openai_chat;
+mod openai_responses;
 mod reading;
 mod request;
 mod set;
+mod sse;
 mod unpack;
 
 pub use self::estimate::Estimator;
-pub(crate) use self::metering::{Found, Metering};
+pub use self::event_stream::{EventStreamDecoder, EventStreamError, EventStreamMessage, EventStreamValue};
+pub use self::grpc::GrpcDecoder;
+pub use self::json::JsonDecoder;
+pub(crate) use self::metering::Found;
+pub use self::metering::Metering;
+pub use self::ndjson::NdjsonDecoder;
 pub use self::reading::{Reading, TextPolicy};
 pub(crate) use self::request::{RequestFacts, RequestReader};
 pub use self::set::{AnswerHead, MeterSet};
+pub use self::sse::{SseDecoder, SseEvent};
 
 /// Reads one stream, and writes down what it finds.
 ///
@@ -68,7 +93,7 @@ pub use self::set::{AnswerHead, MeterSet};
 ///         if line.is_empty() {
 ///             return;
 ///         }
-///         reading.event();
+///         reading.event(line.len());
 ///         self.ended = line == b"end";
 ///         if self.ended {
 ///             let mut usage = Usage::default();

@@ -136,9 +136,22 @@ impl Reading {
         }
     }
 
-    /// An event of the protocol.
-    pub fn event(&mut self) {
+    /// An event of the protocol, or a message, of so many bytes.
+    pub fn event(&mut self, bytes: usize) {
         self.report.time_to_first_event.get_or_insert(self.now);
+        self.report.events += 1;
+        self.report.event_bytes += bytes as u64;
+        self.report.longest_event = self.report.longest_event.max(bytes as u64);
+    }
+
+    /// As [`event`](Self::event), of all messages so far.
+    pub(crate) fn messages(&mut self, messages: u64, bytes: u64, longest: u64) {
+        if messages > 0 {
+            self.report.time_to_first_event.get_or_insert(self.now);
+        }
+        self.report.events = messages;
+        self.report.event_bytes = bytes;
+        self.report.longest_event = longest;
     }
 
     /// More visible text of a choice. Empty text is none.
@@ -210,6 +223,11 @@ impl Reading {
         self.usage = Some(usage);
     }
 
+    /// Whether any counts were reported.
+    pub(crate) fn has_usage(&self) -> bool {
+        self.usage.is_some()
+    }
+
     /// The counts are the protocol's last word.
     pub fn usage_is_final(&mut self) {
         self.is_final = true;
@@ -254,7 +272,9 @@ impl Reading {
         let mut choices: Vec<&Choice> = self.choices.iter().collect();
         choices.sort_by_key(|choice| choice.index);
         let keeps = matches!(self.policy, TextPolicy::Keep(_));
-        let looked = self.wants_text() && self.report.protocol.is_some();
+        // Of a stream whose protocol is unknown the text is, too; of one in which nothing came it is empty.
+        let is_empty = self.report.events == 0 && self.report.incomplete.is_none();
+        let looked = self.wants_text() && (self.report.protocol.is_some() || is_empty);
         let choices: Vec<LlmChoice> = choices
             .into_iter()
             .map(|choice| LlmChoice {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method, StatusCode, Uri};
 
+use super::builtin::Builtin;
+use super::detect::{self, Hint};
 use super::estimate::Estimator;
 use super::unpack::Unpacker;
 use super::{Meter, Metering, Reading, TextPolicy};
@@ -26,6 +28,13 @@ pub struct AnswerHead<'a> {
     pub headers: &'a HeaderMap,
 }
 
+impl<'a> AnswerHead<'a> {
+    /// The head of a response with this status and these headers, to a request of this method and URI.
+    pub fn new(method: &'a Method, uri: &'a Uri, status: StatusCode, headers: &'a HeaderMap) -> Self {
+        Self { method, uri, status, headers }
+    }
+}
+
 type Make = dyn Fn(&AnswerHead<'_>) -> Option<Box<dyn Meter>> + Send + Sync;
 
 /// The meters of a layer, and how they read.
@@ -33,7 +42,7 @@ type Make = dyn Fn(&AnswerHead<'_>) -> Option<Box<dyn Meter>> + Send + Sync;
 #[must_use = "meters do nothing until they are given to `Builder::meter`"]
 pub struct MeterSet {
     own: Vec<Arc<Make>>,
-    builtin: Builtin,
+    builtin: Builtins,
     text: TextPolicy,
     max_line: usize,
     max_expanded: u64,
@@ -43,7 +52,7 @@ pub struct MeterSet {
 }
 
 #[derive(Clone, Debug)]
-enum Builtin {
+enum Builtins {
     None,
     Detect,
     Only(Protocol),
@@ -55,20 +64,20 @@ impl MeterSet {
     /// All built-in meters. Which one reads a stream is told by its first event that is unmistakable, with the
     /// help of path and content type; what cannot be told is unknown, and is not guessed.
     pub fn detect() -> Self {
-        Self::with_builtin(Builtin::Detect)
+        Self::with_builtin(Builtins::Detect)
     }
 
     /// The built-in meter of one protocol, for streams that are known to speak it.
     pub fn only(protocol: Protocol) -> Self {
-        Self::with_builtin(Builtin::Only(protocol))
+        Self::with_builtin(Builtins::Only(protocol))
     }
 
     /// No meter but those that are [added](Self::with).
     pub fn none() -> Self {
-        Self::with_builtin(Builtin::None)
+        Self::with_builtin(Builtins::None)
     }
 
-    fn with_builtin(builtin: Builtin) -> Self {
+    fn with_builtin(builtin: Builtins) -> Self {
         Self {
             own: Vec::new(),
             builtin,
@@ -141,6 +150,12 @@ impl MeterSet {
         self.estimator.clone()
     }
 
+    /// The meter for a response that no layer sees; `None` where there is none for it, or its status is no
+    /// success.
+    pub fn metering(&self, head: &AnswerHead<'_>) -> Option<Metering> {
+        self.open(head, &MemoryBudget::unlimited())
+    }
+
     /// The meter for a response.
     pub(crate) fn open(&self, head: &AnswerHead<'_>, budget: &MemoryBudget) -> Option<Metering> {
         if !head.status.is_success() {
@@ -162,8 +177,20 @@ impl MeterSet {
         Some(Metering::new(meter, unpacker, reading, budget))
     }
 
-    fn builtin(&self, _head: &AnswerHead<'_>, _reading: &mut Reading) -> Option<Box<dyn Meter>> {
-        None
+    fn builtin(&self, head: &AnswerHead<'_>, reading: &mut Reading) -> Option<Box<dyn Meter>> {
+        let hint = Hint::of(head.uri);
+        if let Some(model) = &hint.model {
+            reading.request_model(model);
+        }
+        if let Some(provider) = head.uri.host().and_then(detect::provider) {
+            reading.provider(provider);
+        }
+        let (hint, is_sure) = match &self.builtin {
+            Builtins::None => return None,
+            Builtins::Detect => (hint, false),
+            Builtins::Only(protocol) => (Hint { protocol: Some(protocol.clone()), ..hint }, true),
+        };
+        Some(Box::new(Builtin::new(head.headers, hint, is_sure, self.max_line)))
     }
 }
 

@@ -1,0 +1,252 @@
+//! Anthropic Messages.
+//!
+//! `message_start` reports the input exactly and an output that is preliminary (often 1); `message_delta` reports
+//! both again, cumulatively, and replaces them field by field: what it leaves out keeps its value. Input counts
+//! leave out what was read from and written to the cache; the normal form adds them.
+
+use once_cell::sync::Lazy;
+use serde::de::MapAccess;
+use serde_json::{Map, Value as Raw};
+
+use super::Reading;
+use super::dialect::{Dialect, in_band_error, latest, sum};
+use super::fields::{Fields, Json, Text, Value, read};
+use super::keys::Keys;
+use crate::usage::Usage;
+
+/// Reads message events, and whole messages.
+#[derive(Debug, Default)]
+pub(super) struct Anthropic {
+    is_terminated: bool,
+    counts: Counts,
+    /// All reports, the later ones over the earlier ones.
+    raw: Map<String, Raw>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    input: Option<u64>,
+    output: Option<u64>,
+    cache_read: Option<u64>,
+    cache_write: Option<u64>,
+    thinking: Option<u64>,
+}
+
+/// An event; a whole message has the same fields at its top.
+#[derive(Default)]
+struct Event<'de> {
+    kind: Text<'de>,
+    message: Message<'de>,
+    /// Of the top: a `message_delta`'s, or a whole message's.
+    top: Message<'de>,
+    delta: Block<'de>,
+    block: Block<'de>,
+    error: Option<&'de str>,
+}
+
+#[derive(Default)]
+struct Message<'de> {
+    model: Text<'de>,
+    stop_reason: Text<'de>,
+    usage: Option<&'de str>,
+    content: Vec<Block<'de>>,
+}
+
+/// A content block, or a change of one.
+#[derive(Default)]
+struct Block<'de> {
+    kind: Text<'de>,
+    text: Text<'de>,
+    thinking: Text<'de>,
+    partial_json: Text<'de>,
+    stop_reason: Text<'de>,
+}
+
+/// What makes an event matter where its text does not.
+static MATTERS: Lazy<Keys> =
+    Lazy::new(|| Keys::new(&["usage\"", "stop_reason\"", "error\""]).or_words(&["message_stop\""]));
+static TEXT: Lazy<Keys> = Lazy::new(|| Keys::new(&["text\""]));
+static REASONING: Lazy<Keys> = Lazy::new(|| Keys::new(&["thinking\""]));
+static TOOLS: Lazy<Keys> = Lazy::new(|| Keys::new(&["content_block\"", "partial_json\""]));
+
+// === impl Anthropic ===
+
+impl Anthropic {
+    /// Whether `data` holds anything that is wanted.
+    fn matters(data: &[u8], reading: &Reading) -> bool {
+        let awaits = reading.awaits();
+        awaits.model
+            || MATTERS.stand_in(data)
+            || (awaits.text && TEXT.stand_in(data))
+            || (awaits.reasoning && REASONING.stand_in(data))
+            || (awaits.tool_call && TOOLS.stand_in(data))
+    }
+
+    fn message(&mut self, message: &Message<'_>, reading: &mut Reading) {
+        if let Some(model) = &message.model {
+            reading.model(model);
+        }
+        for block in &message.content {
+            block.read(reading);
+        }
+        if let Some(reason) = &message.stop_reason {
+            reading.finish_reason(0, reason);
+        }
+        if let Some(raw) = message.usage {
+            self.usage(raw, reading);
+        }
+    }
+
+    fn usage(&mut self, raw: &str, reading: &mut Reading) {
+        let Ok(report) = serde_json::from_str::<Map<String, Raw>>(raw) else {
+            return;
+        };
+        if !read(raw, &mut self.counts) {
+            return;
+        }
+        self.raw.extend(report.into_iter().filter(|(_, value)| !value.is_null()));
+        let merged = serde_json::to_string(&self.raw).unwrap_or_default();
+        reading.usage(self.counts.normal_form(), &merged);
+    }
+}
+
+impl Dialect for Anthropic {
+    fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
+        if !reading.wants_text() && !Self::matters(data, reading) {
+            return;
+        }
+        let json = Json::of(data);
+        let Some(event) = json.get::<Event<'_>>() else {
+            return;
+        };
+        match event.kind.as_deref() {
+            Some("message_start") => self.message(&event.message, reading),
+            Some("content_block_start") => event.block.read(reading),
+            Some("content_block_delta") => event.delta.read(reading),
+            Some("message_delta") => {
+                if let Some(reason) = &event.delta.stop_reason {
+                    reading.finish_reason(0, reason);
+                }
+                self.message(&event.top, reading);
+                reading.usage_is_final();
+            }
+            Some("message_stop") => self.is_terminated = true,
+            Some("message") => {
+                self.message(&event.top, reading);
+                reading.usage_is_final();
+                self.is_terminated = true;
+            }
+            Some("error") => {
+                if let Some(error) = event.error {
+                    reading.error(in_band_error(error));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn is_terminated(&self) -> Option<bool> {
+        Some(self.is_terminated)
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    fn normal_form(&self) -> Usage {
+        Usage {
+            input_tokens: self.input.and_then(|input| sum([Some(input), self.cache_read, self.cache_write])),
+            output_tokens: self.output,
+            cached_input_tokens: self.cache_read,
+            cache_write_input_tokens: self.cache_write,
+            reasoning_tokens: self.thinking,
+            ..Usage::default()
+        }
+    }
+}
+
+impl<'de> Fields<'de> for Counts {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "input_tokens" => latest(&mut self.input, value.count()?),
+            "output_tokens" => latest(&mut self.output, value.count()?),
+            "cache_read_input_tokens" => latest(&mut self.cache_read, value.count()?),
+            "cache_creation_input_tokens" => latest(&mut self.cache_write, value.count()?),
+            "thinking_tokens" | "reasoning_tokens" => latest(&mut self.thinking, value.count()?),
+            "output_tokens_details" => {
+                value.object(self)?;
+            }
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+// === impl Event ===
+
+impl<'de> Fields<'de> for Event<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "type" => self.kind = value.text()?,
+            "message" => {
+                value.object(&mut self.message)?;
+            }
+            "delta" => {
+                value.object(&mut self.delta)?;
+            }
+            "content_block" => {
+                value.object(&mut self.block)?;
+            }
+            "error" => self.error = value.raw()?,
+            _ => self.top.field(key, value)?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Fields<'de> for Message<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "model" => self.model = value.text()?,
+            "stop_reason" => self.stop_reason = value.text()?,
+            "usage" => self.usage = value.raw()?,
+            "content" => {
+                value.objects(|block| self.content.push(block))?;
+            }
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+// === impl Block ===
+
+impl Block<'_> {
+    /// `text_delta`, `thinking_delta`, `input_json_delta`, or the block that they change.
+    fn read(&self, reading: &mut Reading) {
+        let text = self.text.as_deref().unwrap_or_default();
+        match self.kind.as_deref() {
+            Some("text" | "text_delta") => reading.text(0, text),
+            Some("thinking" | "thinking_delta") => {
+                reading.reasoning(self.thinking.as_deref().unwrap_or_default());
+            }
+            Some("input_json_delta") => reading.tool_call(self.partial_json.as_deref().unwrap_or_default()),
+            Some(kind) if kind.ends_with("tool_use") => reading.tool_call(""),
+            _ => {}
+        }
+    }
+}
+
+impl<'de> Fields<'de> for Block<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "type" => self.kind = value.text()?,
+            "text" => self.text = value.text()?,
+            "thinking" => self.thinking = value.text()?,
+            "partial_json" => self.partial_json = value.text()?,
+            "stop_reason" => self.stop_reason = value.text()?,
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,339 @@
+//! Cohere's chat: version 2 as server-sent events, version 1 as lines of JSON, and their whole answers.
+//!
+//! `tokens` are what the model read and wrote, `billed_units` what is charged, often far less; cached tokens
+//! stand inside the former. The counts here are the tokens; the raw object has both. Where a stream reports
+//! billed units only, they are the counts.
+
+use once_cell::sync::Lazy;
+use serde::de::MapAccess;
+
+use super::Reading;
+use super::dialect::{Dialect, in_band_error};
+use super::fields::{Fields, Json, Text, Value, get};
+use super::keys::Keys;
+use crate::llm::InBandError;
+use crate::usage::Usage;
+
+/// Version 2: events named by `type`.
+#[derive(Debug, Default)]
+pub(super) struct CohereV2 {
+    is_terminated: bool,
+}
+
+/// Version 1: events named by `event_type`.
+#[derive(Debug, Default)]
+pub(super) struct CohereV1 {
+    is_terminated: bool,
+}
+
+/// An event of either version; a whole answer has the same fields.
+#[derive(Default)]
+struct Event<'de> {
+    kind: Text<'de>,
+    delta: Delta<'de>,
+    /// Version 2, whole.
+    message: Option<Message<'de>>,
+    finish_reason: Text<'de>,
+    usage: Option<&'de str>,
+    /// Version 1: a piece of text, or all of it at the end.
+    text: Text<'de>,
+    response: Response<'de>,
+    meta: Option<&'de str>,
+}
+
+/// What the end of version 1 says once more.
+#[derive(Default)]
+struct Response<'de> {
+    meta: Option<&'de str>,
+}
+
+#[derive(Default)]
+struct Delta<'de> {
+    message: Message<'de>,
+    finish_reason: Text<'de>,
+    usage: Option<&'de str>,
+    error: Option<&'de str>,
+}
+
+#[derive(Default)]
+struct Message<'de> {
+    /// One in an event, a list in a whole answer.
+    content: Vec<Content<'de>>,
+    tool_plan: Text<'de>,
+    tool: Tool<'de>,
+}
+
+#[derive(Default)]
+struct Content<'de> {
+    text: Text<'de>,
+    thinking: Text<'de>,
+}
+
+#[derive(Default)]
+struct Tool<'de> {
+    arguments: Text<'de>,
+}
+
+/// Of `usage` in version 2, and of `meta` in version 1.
+#[derive(Debug, Default)]
+struct Counts {
+    tokens: Tokens,
+    billed: Tokens,
+    cached: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Tokens {
+    input: Option<u64>,
+    output: Option<u64>,
+    reasoning: Option<u64>,
+}
+
+/// What makes an event matter where its text does not.
+static MATTERS: Lazy<Keys> = Lazy::new(|| Keys::new(&["usage\"", "finish_reason\"", "error\"", "meta\""]));
+static TEXT: Lazy<Keys> = Lazy::new(|| Keys::new(&["text\"", "content\""]));
+static REASONING: Lazy<Keys> = Lazy::new(|| Keys::new(&["thinking\""]));
+static TOOLS: Lazy<Keys> = Lazy::new(|| Keys::new(&["tool_calls\""]).or_words(&["tool-calls-chunk\""]));
+
+fn matters(data: &[u8], reading: &Reading) -> bool {
+    let awaits = reading.awaits();
+    reading.wants_text()
+        || MATTERS.stand_in(data)
+        || (awaits.text && TEXT.stand_in(data))
+        || (awaits.reasoning && REASONING.stand_in(data))
+        || (awaits.tool_call && TOOLS.stand_in(data))
+}
+
+/// The end of an answer: reason, counts, error.
+fn end(reason: &str, usage: Option<&str>, error: Option<&str>, reading: &mut Reading) {
+    reading.finish_reason(0, reason);
+    if let Some(raw) = usage
+        && let Some(counts) = get::<Counts>(raw)
+    {
+        reading.usage(counts.normal_form(), raw);
+        reading.usage_is_final();
+    }
+    match error {
+        Some(error) => reading.error(in_band_error(error)),
+        None if reason.starts_with("ERROR") => {
+            reading.error(InBandError { message: reason.into(), ..InBandError::default() });
+        }
+        None => {}
+    }
+}
+
+// === impl CohereV2 ===
+
+impl Dialect for CohereV2 {
+    fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
+        if !matters(data, reading) {
+            return;
+        }
+        let json = Json::of(data);
+        let Some(event) = json.get::<Event<'_>>() else {
+            return;
+        };
+        let delta = &event.delta;
+        match event.kind.as_deref() {
+            Some("message-end") => {
+                self.is_terminated = true;
+                end(delta.finish_reason.as_deref().unwrap_or_default(), delta.usage, delta.error, reading);
+            }
+            Some("tool-call-start" | "tool-call-delta") => {
+                reading.tool_call(delta.message.tool.arguments.as_deref().unwrap_or_default());
+            }
+            Some(_) => delta.message.read(reading),
+            None => {
+                if let Some(message) = &event.message {
+                    message.read(reading);
+                    self.is_terminated = true;
+                    end(event.finish_reason.as_deref().unwrap_or_default(), event.usage, None, reading);
+                }
+            }
+        }
+    }
+
+    fn is_terminated(&self) -> Option<bool> {
+        Some(self.is_terminated)
+    }
+}
+
+// === impl CohereV1 ===
+
+impl Dialect for CohereV1 {
+    fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
+        if !matters(data, reading) {
+            return;
+        }
+        let json = Json::of(data);
+        let Some(event) = json.get::<Event<'_>>() else {
+            return;
+        };
+        let text = event.text.as_deref().unwrap_or_default();
+        let reason = event.finish_reason.as_deref().unwrap_or_default();
+        match event.kind.as_deref() {
+            Some("text-generation") => reading.text(0, text),
+            Some("tool-calls-chunk") => reading.tool_call(""),
+            Some("stream-end") => {
+                self.is_terminated = true;
+                end(reason, event.response.meta, None, reading);
+            }
+            Some(_) => {}
+            None => {
+                reading.text(0, text);
+                self.is_terminated = true;
+                end(reason, event.meta, None, reading);
+            }
+        }
+    }
+
+    fn is_terminated(&self) -> Option<bool> {
+        Some(self.is_terminated)
+    }
+}
+
+// === impl Event ===
+
+impl<'de> Fields<'de> for Event<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "type" | "event_type" => self.kind = value.text()?,
+            "delta" => {
+                value.object(&mut self.delta)?;
+            }
+            "message" => {
+                value.object(self.message.get_or_insert_default())?;
+            }
+            "finish_reason" => self.finish_reason = value.text()?,
+            "usage" => self.usage = value.raw()?,
+            "text" => self.text = value.text()?,
+            "response" => {
+                value.object(&mut self.response)?;
+            }
+            "meta" => self.meta = value.raw()?,
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Fields<'de> for Response<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "meta" => self.meta = value.raw()?,
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Fields<'de> for Delta<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "message" => {
+                value.object(&mut self.message)?;
+            }
+            "finish_reason" => self.finish_reason = value.text()?,
+            "usage" => self.usage = value.raw()?,
+            "error" => self.error = value.raw()?,
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+// === impl Message ===
+
+impl Message<'_> {
+    fn read(&self, reading: &mut Reading) {
+        if let Some(plan) = &self.tool_plan {
+            reading.hidden(plan);
+        }
+        for content in &self.content {
+            reading.reasoning(content.thinking.as_deref().unwrap_or_default());
+            reading.text(0, content.text.as_deref().unwrap_or_default());
+        }
+    }
+}
+
+impl<'de> Fields<'de> for Message<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "content" => {
+                value.objects(|content| self.content.push(content))?;
+            }
+            "tool_plan" => self.tool_plan = value.text()?,
+            "tool_calls" => {
+                value.object(&mut self.tool)?;
+            }
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Fields<'de> for Content<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "text" => self.text = value.text()?,
+            "thinking" => self.thinking = value.text()?,
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Fields<'de> for Tool<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "arguments" => self.arguments = value.text()?,
+            "function" => {
+                value.object(self)?;
+            }
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    fn normal_form(&self) -> Usage {
+        Usage {
+            input_tokens: self.tokens.input.or(self.billed.input),
+            output_tokens: self.tokens.output.or(self.billed.output),
+            cached_input_tokens: self.cached,
+            reasoning_tokens: self.tokens.reasoning,
+            ..Usage::default()
+        }
+    }
+}
+
+impl<'de> Fields<'de> for Counts {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "tokens" => {
+                value.object(&mut self.tokens)?;
+            }
+            "billed_units" => {
+                value.object(&mut self.billed)?;
+            }
+            "cached_tokens" => self.cached = value.count()?,
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Fields<'de> for Tokens {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "input_tokens" => self.input = value.count()?,
+            "output_tokens" => self.output = value.count()?,
+            "reasoning_tokens" => self.reasoning = value.count()?,
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! Google Gemini `streamGenerateContent`, as events or as one JSON array, and `generateContent`.
+//!
+//! Every chunk reports usage, and the last report counts: early ones lack the output, and totals can fall back
+//! midway, so neither sum nor maximum is right. A count that is zero is left out. Thoughts are output, but stand
+//! outside the candidates' count; prompts of tools are input, outside the prompt's. There is no end marker, and
+//! `STOP` is none: it can stand in several chunks, with text after it.
+
+use serde::de::MapAccess;
+
+use super::Reading;
+use super::dialect::{Dialect, in_band_error, sum};
+use super::fields::{Fields, Json, Text, Value, get};
+use crate::usage::Usage;
+
+/// Reads chunks.
+#[derive(Debug, Default)]
+pub(super) struct Gemini;
+
+#[derive(Default)]
+struct Chunk<'de> {
+    candidates: Vec<Candidate<'de>>,
+    usage: Option<&'de str>,
+    model: Text<'de>,
+    error: Option<&'de str>,
+    feedback: Feedback<'de>,
+}
+
+#[derive(Default)]
+struct Candidate<'de> {
+    index: u32,
+    content: Content<'de>,
+    finish_reason: Text<'de>,
+}
+
+#[derive(Default)]
+struct Content<'de> {
+    parts: Vec<Part<'de>>,
+}
+
+#[derive(Default)]
+struct Part<'de> {
+    text: Text<'de>,
+    is_thought: bool,
+    /// The JSON of a function call.
+    call: Option<&'de str>,
+}
+
+#[derive(Default)]
+struct Feedback<'de> {
+    block_reason: Text<'de>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    prompt: Option<u64>,
+    tool_prompt: Option<u64>,
+    candidates: Option<u64>,
+    thoughts: Option<u64>,
+    cached: Option<u64>,
+    total: Option<u64>,
+}
+
+// === impl Gemini ===
+
+impl Dialect for Gemini {
+    fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
+        let json = Json::of(data);
+        let Some(chunk) = json.get::<Chunk<'_>>() else {
+            return;
+        };
+        if let Some(model) = &chunk.model {
+            reading.latest_model(model);
+        }
+        for candidate in &chunk.candidates {
+            candidate.read(reading);
+        }
+        if let Some(error) = chunk.error {
+            reading.error(in_band_error(error));
+        }
+        if let Some(counts) = chunk.usage.and_then(get::<Counts>) {
+            reading.usage(counts.normal_form(), chunk.usage.unwrap_or_default());
+        }
+        // Of a prompt that is blocked there are no candidates.
+        if reading.is_finished() || chunk.feedback.block_reason.is_some() {
+            reading.usage_is_final();
+        }
+    }
+
+    fn is_terminated(&self) -> Option<bool> {
+        None
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    fn normal_form(&self) -> Usage {
+        Usage {
+            input_tokens: self.prompt.and_then(|prompt| sum([Some(prompt), self.tool_prompt])),
+            output_tokens: sum([self.candidates, self.thoughts]),
+            cached_input_tokens: self.cached,
+            cache_write_input_tokens: None,
+            reasoning_tokens: self.thoughts,
+            total_tokens: self.total,
+            ..Usage::default()
+        }
+    }
+}
+
+impl<'de> Fields<'de> for Counts {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        let count = match key {
+            "promptTokenCount" => &mut self.prompt,
+            "toolUsePromptTokenCount" => &mut self.tool_prompt,
+            "candidatesTokenCount" => &mut self.candidates,
+            "thoughtsTokenCount" => &mut self.thoughts,
+            "cachedContentTokenCount" => &mut self.cached,
+            "totalTokenCount" => &mut self.total,
+            _ => return value.skip(),
+        };
+        *count = value.count()?;
+        Ok(())
+    }
+}
+
+// === impl Chunk ===
+
+impl<'de> Fields<'de> for Chunk<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "candidates" => {
+                value.objects(|candidate| self.candidates.push(candidate))?;
+            }
+            "usageMetadata" => self.usage = value.raw()?,
+            "modelVersion" => self.model = value.text()?,
+            "error" => self.error = value.raw()?,
+            "promptFeedback" => {
+                value.object(&mut self.feedback)?;
+            }
+            // Some proxies wrap every chunk once more.
+            "response" => {
+                value.object(self)?;
+            }
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Fields<'de> for Feedback<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "blockReason" => self.block_reason = value.text()?,
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+impl Candidate<'_> {
+    fn read(&self, reading: &mut Reading) {
+        for part in &self.content.parts {
+            let text = part.text.as_deref().unwrap_or_default();
+            match part.call {
+                Some(call) => reading.tool_call(call),
+                None if part.is_thought => reading.reasoning(text),
+                None => reading.text(self.index, text),
+            }
+        }
+        if let Some(reason) = &self.finish_reason {
+            reading.finish_reason(self.index, reason);
+        }
+    }
+}
+
+impl<'de> Fields<'de> for Candidate<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "index" => self.index = value.index()?,
+            "content" => {
+                value.object(&mut self.content)?;
+            }
+            "finishReason" => self.finish_reason = value.text()?,
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Fields<'de> for Content<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "parts" => {
+                value.objects(|part| self.parts.push(part))?;
+            }
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Fields<'de> for Part<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "text" => self.text = value.text()?,
+            "thought" => self.is_thought = value.flag()? == Some(true),
+            "functionCall" => self.call = value.raw()?,
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,388 @@
+//! Server-sent events, by the rules of the
+//! [WHATWG](https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation).
+
+use std::borrow::Cow;
+use std::str;
+
+use super::lines::{Ends, Line, Lines};
+
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+/// Reads server-sent events out of bytes that are cut anywhere.
+///
+/// It does no IO and has no clock: it is fed, and yields the events as they become complete. An event that lies
+/// inside one piece of input is borrowed from it; only what straddles a cut is copied. Lines, and the data of
+/// one event, are bounded.
+///
+/// All rules of the standard hold: lines end in LF, CR LF or CR, also when they are cut between the two; one BOM
+/// at the very start is dropped; comments, unknown fields, and events without data are not dispatched; of the
+/// value one leading space is dropped; data lines are joined by LF; the last event id stays until it is changed.
+/// Bytes that are no UTF-8 are no error: [`data_str`](SseEvent::data_str) shows them as U+FFFD.
+///
+/// ```
+/// use streaming_accumulator::SseDecoder;
+///
+/// let mut decoder = SseDecoder::new();
+/// let mut seen = Vec::new();
+/// for mut piece in [&b"event: greeting\ndata: hel"[..], b"lo\r", b"\n\r\n: a comment\n\ndata: [DONE]\n\n"] {
+///     while let Some(event) = decoder.next(&mut piece) {
+///         seen.push(format!("{}={}", event.name(), event.data_str()));
+///     }
+/// }
+/// assert_eq!(seen, ["greeting=hello", "message=[DONE]"]);
+/// assert!(!decoder.is_overflown());
+/// ```
+#[derive(Debug)]
+pub struct SseDecoder {
+    lines: Lines,
+    /// Bytes of a BOM that have come; 4 when the start is over.
+    bom: usize,
+    name: Vec<u8>,
+    data: Vec<u8>,
+    has_data: bool,
+    /// The event in the buffers was dispatched.
+    is_over: bool,
+    id: Vec<u8>,
+    last_id: Vec<u8>,
+    retry: Option<u64>,
+}
+
+/// One event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SseEvent<'a> {
+    name: &'a [u8],
+    data: &'a [u8],
+    id: &'a [u8],
+}
+
+/// What a decoder meets.
+pub(super) enum Item<'a> {
+    Event(SseEvent<'a>),
+    /// A line that is no field of the standard: readers skip it, and some servers put their errors there.
+    Stray(&'a [u8]),
+}
+
+/// A field of the standard, with its value.
+enum Field<'a> {
+    /// The empty line, which ends an event.
+    End,
+    Data(&'a [u8]),
+    Event(&'a [u8]),
+    Id(&'a [u8]),
+    Retry(&'a [u8]),
+    Comment,
+    Stray,
+}
+
+/// What of the current event lies in the input.
+#[derive(Default)]
+struct Borrowed<'a> {
+    name: Option<&'a [u8]>,
+    data: Option<&'a [u8]>,
+}
+
+/// What a line was.
+#[derive(PartialEq)]
+enum Step {
+    Next,
+    /// The event is complete.
+    Dispatch,
+    Stray,
+}
+
+// === impl SseDecoder ===
+
+impl SseDecoder {
+    /// A decoder whose lines and events have at most 1 MiB.
+    pub fn new() -> Self {
+        Self::with_max(1024 * 1024)
+    }
+
+    /// A decoder whose lines, and whose events' data, have at most `max` bytes.
+    pub fn with_max(max: usize) -> Self {
+        Self {
+            lines: Lines::new(Ends::FeedOrReturn, max),
+            bom: 0,
+            name: Vec::new(),
+            data: Vec::new(),
+            has_data: false,
+            is_over: false,
+            id: Vec::new(),
+            last_id: Vec::new(),
+            retry: None,
+        }
+    }
+
+    /// The next event that is complete, out of `input`, which moves on behind it.
+    ///
+    /// `None`: all of `input` is taken, and more is needed; or the decoder [is overflown](Self::is_overflown).
+    pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<SseEvent<'a>> {
+        let mut borrowed = Borrowed::default();
+        loop {
+            if self.step(input, &mut borrowed)?.0 == Step::Dispatch {
+                return Some(self.dispatch(borrowed));
+            }
+        }
+    }
+
+    /// As [`next`](Self::next), with the lines that are no fields.
+    #[inline]
+    pub(super) fn next_item<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<Item<'a>> {
+        let mut borrowed = Borrowed::default();
+        loop {
+            match self.step(input, &mut borrowed)? {
+                (Step::Next, _) => {}
+                (Step::Dispatch, _) => return Some(Item::Event(self.dispatch(borrowed))),
+                (Step::Stray, line) => {
+                    self.keep(&mut borrowed);
+                    return Some(Item::Stray(match line {
+                        Line::Whole(line) => line,
+                        Line::Joined => self.lines.joined(),
+                    }));
+                }
+            }
+        }
+    }
+
+    /// The event at the end of the stream that lacks its blank line. The standard discards it; whoever knows
+    /// better, because its data is whole JSON, may take it.
+    pub fn finish(&mut self) -> Option<SseEvent<'_>> {
+        self.begin();
+        let rest = self.lines.rest().map(<[u8]>::to_vec);
+        if let Some(rest) = rest {
+            self.apply(Field::of(&rest), &mut Borrowed::default());
+            self.lines.clear();
+        }
+        self.has_data.then(|| self.dispatch(Borrowed::default()))
+    }
+
+    /// Whether a line or an event was too long. Nothing that comes later is read.
+    pub fn is_overflown(&self) -> bool {
+        self.lines.is_overflown()
+    }
+
+    /// The reconnection time in milliseconds that the stream asked for last.
+    pub fn retry(&self) -> Option<u64> {
+        self.retry
+    }
+
+    /// Bytes of heap that are held.
+    pub fn buffered(&self) -> usize {
+        let buffers = [&self.name, &self.data, &self.id, &self.last_id];
+        self.lines.buffered() + buffers.iter().map(|buffer| buffer.capacity()).sum::<usize>()
+    }
+
+    /// Takes one line.
+    #[inline]
+    fn step<'a>(&mut self, input: &mut &'a [u8], borrowed: &mut Borrowed<'a>) -> Option<(Step, Line<'a>)> {
+        self.begin();
+        if self.bom < BOM.len() {
+            self.skip_bom(input);
+        }
+        let Some(line) = self.lines.next(input) else {
+            self.keep(borrowed);
+            return None;
+        };
+        let step = match &line {
+            Line::Whole(line) => self.borrow(Field::of(line), borrowed),
+            Line::Joined => {
+                // Taken out, so that the event's buffers can be written; it costs nothing.
+                let joined = self.lines.take_joined();
+                let step = self.apply(Field::of(&joined), borrowed);
+                self.lines.put_joined(joined);
+                step
+            }
+        };
+        Some((step, line))
+    }
+
+    /// Forgets the event that was dispatched last.
+    #[inline]
+    fn begin(&mut self) {
+        if self.is_over {
+            self.is_over = false;
+            self.reset();
+        }
+    }
+
+    fn reset(&mut self) {
+        self.name.clear();
+        self.data.clear();
+        self.has_data = false;
+    }
+
+    #[cold]
+    fn skip_bom(&mut self, input: &mut &[u8]) {
+        while let (Some(expected), Some((first, rest))) = (BOM.get(self.bom), input.split_first()) {
+            if first != expected {
+                // It was the start of a line after all.
+                self.lines.begin_with(&BOM[..self.bom]);
+                self.bom = BOM.len();
+                return;
+            }
+            self.bom += 1;
+            *input = rest;
+        }
+    }
+
+    /// A field that lies in the input: what can stay there does.
+    #[inline]
+    fn borrow<'a>(&mut self, field: Field<'a>, borrowed: &mut Borrowed<'a>) -> Step {
+        match field {
+            Field::Data(value) if borrowed.data.is_none() && !self.has_data => {
+                borrowed.data = Some(value);
+                Step::Next
+            }
+            Field::Event(value) => {
+                borrowed.name = Some(value);
+                Step::Next
+            }
+            field => self.apply(field, borrowed),
+        }
+    }
+
+    fn apply(&mut self, field: Field<'_>, borrowed: &mut Borrowed<'_>) -> Step {
+        match field {
+            Field::End => return self.end(borrowed),
+            Field::Stray => return Step::Stray,
+            Field::Comment => {}
+            Field::Data(value) => {
+                self.keep(borrowed);
+                self.add(value);
+            }
+            Field::Event(value) => {
+                borrowed.name = None;
+                self.name.clear();
+                self.name.extend_from_slice(value);
+            }
+            Field::Id(value) if !value.contains(&0) => {
+                self.id.clear();
+                self.id.extend_from_slice(value);
+            }
+            Field::Id(_) => {}
+            Field::Retry(value) => {
+                let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+                let text = str::from_utf8(value).ok().filter(|_| digits);
+                self.retry = text.and_then(|text| text.parse().ok()).or(self.retry);
+            }
+        }
+        Step::Next
+    }
+
+    /// The input is at its end, or the event goes on beyond one line: what lies in it is copied.
+    fn keep(&mut self, borrowed: &mut Borrowed<'_>) {
+        if let Some(name) = borrowed.name.take() {
+            self.name.clear();
+            self.name.extend_from_slice(name);
+        }
+        if let Some(data) = borrowed.data.take() {
+            self.add(data);
+        }
+    }
+
+    /// Adds a line of data.
+    fn add(&mut self, value: &[u8]) {
+        let separator = usize::from(self.has_data);
+        if self.data.len() + separator + value.len() > self.lines.max() {
+            self.lines.overflow();
+            self.reset();
+            return;
+        }
+        if self.has_data {
+            self.data.push(b'\n');
+        }
+        self.data.extend_from_slice(value);
+        self.has_data = true;
+    }
+
+    /// An empty line: the end of an event, if there is any data.
+    #[inline]
+    fn end(&mut self, borrowed: &mut Borrowed<'_>) -> Step {
+        if self.id != self.last_id {
+            self.last_id.clone_from(&self.id);
+        }
+        if self.has_data || borrowed.data.is_some() {
+            return Step::Dispatch;
+        }
+        borrowed.name = None;
+        self.name.clear();
+        Step::Next
+    }
+
+    #[inline]
+    fn dispatch<'a>(&'a mut self, borrowed: Borrowed<'a>) -> SseEvent<'a> {
+        self.is_over = true;
+        SseEvent {
+            name: borrowed.name.unwrap_or(&self.name),
+            data: borrowed.data.unwrap_or(&self.data),
+            id: &self.last_id,
+        }
+    }
+}
+
+impl Default for SseDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl SseEvent ===
+
+impl<'a> SseEvent<'a> {
+    /// The type of the event; `message` where none was sent.
+    pub fn name(&self) -> Cow<'a, str> {
+        if self.name.is_empty() { Cow::Borrowed("message") } else { String::from_utf8_lossy(self.name) }
+    }
+
+    /// The data, as it was sent; lines joined by LF.
+    pub fn data(&self) -> &'a [u8] {
+        self.data
+    }
+
+    /// The data as text; bytes that are no UTF-8 are U+FFFD.
+    pub fn data_str(&self) -> Cow<'a, str> {
+        String::from_utf8_lossy(self.data)
+    }
+
+    /// The last event id that was sent, with this event or before it; empty if there was none.
+    pub fn id(&self) -> Cow<'a, str> {
+        String::from_utf8_lossy(self.id)
+    }
+
+    /// The type of the event as it was sent; empty where none was.
+    pub(super) fn raw_name(&self) -> &'a [u8] {
+        self.name
+    }
+}
+
+// === impl Field ===
+
+impl<'a> Field<'a> {
+    #[inline]
+    fn of(line: &'a [u8]) -> Self {
+        if let Some(value) = line.strip_prefix(b"data:") {
+            return Self::Data(without_space(value));
+        }
+        if line.is_empty() {
+            return Self::End;
+        }
+        let colon = line.iter().position(|byte| *byte == b':');
+        let (name, value) = match colon {
+            Some(0) => return Self::Comment,
+            Some(colon) => (&line[..colon], without_space(&line[colon + 1..])),
+            None => (line, &[][..]),
+        };
+        match name {
+            b"data" => Self::Data(value),
+            b"event" => Self::Event(value),
+            b"id" => Self::Id(value),
+            b"retry" => Self::Retry(value),
+            _ => Self::Stray,
+        }
+    }
+}
+
+/// Of a value, one leading space is dropped.
+fn without_space(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b" ").unwrap_or(value)
+}
