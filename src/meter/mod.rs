@@ -24,6 +24,7 @@ mod estimate;
 mod metering;
 mod reading;
 mod request;
+mod scan;
 mod set;
 mod unpack;
 
