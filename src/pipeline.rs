@@ -334,6 +334,8 @@ impl Pipeline {
             bad_length: head.and_then(|head| head.bad_length.clone()),
             produced: self.metrics.bytes_produced(),
             grpc: None,
+            terminated: false,
+            in_band: None,
         }
     }
 
