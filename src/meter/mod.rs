@@ -29,7 +29,7 @@ mod set;
 mod unpack;
 
 pub use self::estimate::Estimator;
-pub(crate) use self::metering::{Found, Metering};
+pub(crate) use self::metering::{Charge, Found, Metering};
 pub use self::reading::{Reading, TextPolicy};
 pub(crate) use self::request::{RequestFacts, RequestReader};
 pub use self::set::{AnswerHead, MeterSet};
