@@ -91,6 +91,7 @@ impl<C: Send + Sync + 'static> Shared<C> {
             is_paced: self.rules.max_bytes_per_second.is_some(),
             gate: None,
             hint: false,
+            is_metered: false,
             bodiless: false,
             check: (self.on_chunk.is_some() || fails_beyond.is_some())
                 .then(|| Check { on_chunk: self.on_chunk.clone(), fails_beyond }),

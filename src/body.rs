@@ -5,6 +5,11 @@
 //! awaits nothing, spawns nothing, reads the clock once per chunk, and allocates only when the
 //! accumulator needs another block.
 //!
+//! A meter, where the layer has one for the response, reads each chunk last: after it was counted, and never one
+//! that is withheld. It stands behind a mutex, because the stream may be settled from outside while the body lives
+//! on, and that takes the meter away. The body only tries that lock and never waits for it: whoever else holds it
+//! settles the stream, and then these bytes no longer count. Without a meter all this is one branch.
+//!
 //! How the stream ended is not decided here. The body reports what it saw: the end (`None`), trailers, an
 //! error, or, through its guard, that it was dropped. [`crate::ending`] has the rules.
 
@@ -75,6 +80,8 @@ pub(crate) struct Tee {
     pub(crate) gate: Option<Box<Gate>>,
     /// The inner body said that its last frame was its last.
     pub(crate) hint: bool,
+    /// Whether a meter reads the chunks.
+    pub(crate) is_metered: bool,
     /// What a response without content yields (HTTP/2 sends it all the same) is not looked at.
     pub(crate) bodiless: bool,
     /// None in most layers: one test instead of two.
@@ -128,7 +135,7 @@ where
         };
         let pipeline = guard.pipeline();
         if let Some(error) = pipeline.stopped() {
-            let error = error.clone().into();
+            let error = error.clone();
             return this.end_with(error);
         }
         if this.tee.is_paced || pipeline.capture().is_gated() {
@@ -149,7 +156,7 @@ where
                     entered.leave();
                     return match this.tee.chunk(&chunk, hint, guard) {
                         Ok(()) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
-                        Err(error) => this.end_with(error.into()),
+                        Err(error) => this.end_with(Some(error)),
                     };
                 }
                 Err(frame) => End::Trailers(frame.into_trailers().unwrap_or_default()),
@@ -233,7 +240,7 @@ impl<B> Projected<'_, B> {
         let Some(error) = guard.pipeline().stopped() else {
             return Poll::Pending;
         };
-        let error = error.clone().into();
+        let error = error.clone();
         self.end_with(error)
     }
 
@@ -243,25 +250,19 @@ impl<B> Projected<'_, B> {
         let Some(guard) = self.guard.as_mut() else {
             return Poll::Ready(None);
         };
-        match guard.settle_shared(Signal::Limit(error.clone())) {
-            Some(Some(error)) => self.end_with(error.into()),
-            // Somebody stopped the stream in this very moment. The client is told ours.
-            None => self.end_with(error.into()),
-            // It had handed over all that it declared.
-            Some(None) => {
-                *self.ended = true;
-                Poll::Ready(None)
-            }
-        }
+        // None of it: somebody stopped the stream in this very moment. The client is told ours.
+        let settled = guard.settle_shared(Signal::Limit(error.clone()));
+        self.end_with(settled.unwrap_or(Some(error)))
     }
 
-    /// Ends a body whose stream the layer has settled already.
+    /// Ends a body whose stream the layer has settled already: without an error if it had handed over all that it
+    /// declared, or the protocol's own end.
     #[cold]
-    fn end_with(mut self, error: BoxError) -> Polled {
+    fn end_with(mut self, error: Option<StreamError>) -> Polled {
         *self.ended = true;
         // Not left to the drop of the body: whoever polls us may hold it for long.
         self.inner.set(None);
-        Poll::Ready(Some(Err(error)))
+        Poll::Ready(error.map(|error| Err(error.into())))
     }
 }
 
@@ -283,7 +284,10 @@ impl Tee {
         if let Some(gate) = &mut self.gate {
             gate.frame(chunk.len());
         }
-        guard.pipeline().record_chunk(&mut self.writer, chunk);
+        let now = guard.pipeline().record_chunk(&mut self.writer, chunk);
+        if let (true, Some(now)) = (self.is_metered, now) {
+            guard.pipeline().meter_chunk(chunk, now);
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,9 +22,12 @@ use crate::error::ConfigError;
 use crate::hook::{ErasedHook, ForAll, ForSome, IntoHookResult, StreamHook};
 use crate::layer::StreamingAccumulatorLayer;
 use crate::limits::TimeLimits;
+use crate::meter::MeterSet;
+use crate::metered::Meters;
 use crate::outcome::Outcome;
 use crate::pipeline::{Rules, StreamHandle};
 use crate::record::StreamRecord;
+use crate::request_body::{AsIs, CaptureRequest};
 use crate::retry::RetryPolicy;
 use crate::stop::StopReason;
 
@@ -44,7 +48,7 @@ use crate::stop::StopReason;
 /// # Ok::<(), streaming_accumulator::ConfigError>(())
 /// ```
 #[must_use = "a builder does nothing until `build`"]
-pub struct Builder<C = ()> {
+pub struct Builder<C = (), R = AsIs> {
     context: MakeContext<C>,
     hooks: Vec<Box<dyn ErasedHook<C>>>,
     hooks_before_context: bool,
@@ -58,6 +62,7 @@ pub struct Builder<C = ()> {
     workers: usize,
     max_in_flight: usize,
     when_full: WhenFull,
+    request: PhantomData<fn() -> R>,
 }
 
 /// The settings of memory, pressure and time.
@@ -69,6 +74,8 @@ struct Flow {
     high_water_mark: u8,
     max_bytes_per_second: Option<u64>,
     limits: TimeLimits,
+    meters: Option<MeterSet>,
+    capture_request: Option<usize>,
     spill_after: Option<u64>,
     spill_directory: Option<PathBuf>,
     #[cfg(feature = "compression")]
@@ -92,6 +99,8 @@ impl StreamingAccumulatorLayer {
                 high_water_mark: 80,
                 max_bytes_per_second: None,
                 limits: TimeLimits::default(),
+                meters: None,
+                capture_request: None,
                 spill_after: None,
                 spill_directory: None,
                 #[cfg(feature = "compression")]
@@ -105,20 +114,21 @@ impl StreamingAccumulatorLayer {
             workers: 4,
             max_in_flight: 65_536,
             when_full: WhenFull::default(),
+            request: PhantomData,
         }
     }
 }
 
 // === impl Builder ===
 
-impl Builder {
+impl<R> Builder<(), R> {
     /// What a stream's record knows of its request: the tenant, the route, the API key's id.
     ///
     /// `context` runs once per stream, inside `call`, with the head of the request; its extensions hold
     /// what outer layers put there and the stream's [`StreamHandle`]. If it panics, the
     /// stream goes on and [`StreamRecord::context`] is `None`. Comes before the hooks, because it sets the
     /// type of their records.
-    pub fn context<C2>(self, context: impl Fn(&Parts) -> C2 + Send + Sync + 'static) -> Builder<C2>
+    pub fn context<C2>(self, context: impl Fn(&Parts) -> C2 + Send + Sync + 'static) -> Builder<C2, R>
     where
         C2: Send + Sync + 'static,
     {
@@ -136,11 +146,12 @@ impl Builder {
             workers: self.workers,
             max_in_flight: self.max_in_flight,
             when_full: self.when_full,
+            request: PhantomData,
         }
     }
 }
 
-impl<C: Send + Sync + 'static> Builder<C> {
+impl<C: Send + Sync + 'static, R> Builder<C, R> {
     /// How much of each stream is kept. Default `Capture::all` of 1 MiB: a whole LLM answer, with room.
     pub fn capture(mut self, capture: Capture) -> Self {
         self.capture = capture;
@@ -240,6 +251,46 @@ impl<C: Send + Sync + 'static> Builder<C> {
     pub fn stalled_reader_timeout(mut self, limit: Duration) -> Self {
         self.flow.limits.stalled_reader = Some(limit);
         self
+    }
+
+    /// Has meters read the responses as they go by: [`StreamRecord::usage`] and [`StreamRecord::llm`] say what they
+    /// find, and [`Outcome`] heeds the protocol's own end and errors inside the stream. Default: nothing is
+    /// metered.
+    ///
+    /// A meter reads each chunk inside the body's poll, unless the set is
+    /// [for the worker](MeterSet::on_worker); the client gets every chunk as it is, whatever the meter makes of it.
+    /// Responses that are no success and those without content are not metered. What meters hold is charged to the
+    /// [budget](Self::memory_budget).
+    pub fn meter(mut self, meters: MeterSet) -> Self {
+        self.flow.meters = Some(meters);
+        self
+    }
+
+    /// Has the JSON of requests read as it streams through: [`StreamRecord::llm`] then knows the model that was
+    /// asked for, and an [`Estimator`](crate::Estimator) what a cut stream was given. At most `max` bytes of each
+    /// request are kept. Default: requests are not touched.
+    ///
+    /// The inner service then gets requests with a [`RequestBody`](crate::RequestBody) around the client's body,
+    /// frame by frame the same. Requests whose `content-type` is not JSON and those with a `content-encoding` go
+    /// by unread. What is read is charged to the [budget](Self::memory_budget); where that has no room, the prompt
+    /// is let go and reading ends.
+    pub fn capture_request(self, max: usize) -> Builder<C, CaptureRequest> {
+        Builder {
+            context: self.context,
+            hooks: self.hooks,
+            hooks_before_context: self.hooks_before_context,
+            capture: self.capture,
+            flow: Flow { capture_request: Some(max), ..self.flow },
+            on_chunk: self.on_chunk,
+            on_dead_letter: self.on_dead_letter,
+            dead_letters: self.dead_letters,
+            retry: self.retry,
+            hook_timeout: self.hook_timeout,
+            workers: self.workers,
+            max_in_flight: self.max_in_flight,
+            when_full: self.when_full,
+            request: PhantomData,
+        }
     }
 
     /// Called with the record of each stream that completed. See [`StreamHook`] for what hooks may do.
@@ -357,7 +408,7 @@ impl<C: Send + Sync + 'static> Builder<C> {
     /// # Errors
     ///
     /// [`ConfigError`], which names the setting that cannot work.
-    pub fn build(self) -> Result<StreamingAccumulatorLayer<C>, ConfigError> {
+    pub fn build(self) -> Result<StreamingAccumulatorLayer<C, R>, ConfigError> {
         self.check()?;
         let config = Config {
             retry: self.retry,
@@ -420,7 +471,14 @@ impl Flow {
             keeping: Arc::new(keeping),
             max_bytes_per_second: self.max_bytes_per_second,
             limits: self.limits,
+            meters: self.meters(),
         })
+    }
+
+    fn meters(&self) -> Option<Meters> {
+        let (set, request) = (self.meters.clone(), self.capture_request);
+        let wanted = set.is_some() || request.is_some();
+        wanted.then(|| Meters { set, request, budget: self.budget.clone() })
     }
 
     fn archivist(&self, max_in_flight: usize) -> Result<Option<Arc<Archivist>>, ConfigError> {
@@ -454,6 +512,7 @@ impl Flow {
         let settings = [
             ("buffer_limit", self.buffer_limit == 0),
             ("memory_budget", self.budget.limit() == Some(0)),
+            ("capture_request", self.capture_request == Some(0)),
             ("max_bytes_per_second", self.max_bytes_per_second == Some(0)),
             ("first_chunk_timeout", first_chunk == Some(Duration::ZERO)),
             ("idle_timeout", idle == Some(Duration::ZERO)),
@@ -467,7 +526,7 @@ impl Flow {
     }
 }
 
-impl<C> fmt::Debug for Builder<C> {
+impl<C, R> fmt::Debug for Builder<C, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("capture", &self.capture)

@@ -19,6 +19,7 @@
 //! | 4 | trailers, `None`, end hint, or empty: fewer bytes than declared | Failed(ShortBody) | that signal | Upstream |
 //! |   | … otherwise | Completed | that signal | Upstream |
 //! | 5 | the declared length is reached | Completed | Length | Upstream |
+//! |   | a meter saw the protocol's own end marker | Completed | LogicalEnd | Upstream |
 //! | 6 | stopped on purpose | Cancelled | Stopped | Layer |
 //! |   | a limit was met: time, or a reader that is too far behind | Failed(that limit) | Limit | Layer |
 //! | 7 | unpolled, with an unusable `content-length` | Failed(BadLength) | Dropped | Downstream |
@@ -26,10 +27,22 @@
 //! | 9 | anything else | Cancelled | Dropped | Downstream |
 //!
 //! A stop, or a limit, stands below the signs of completion: a stream that has handed over all that it declared is
-//! not made a cancelled one by a late stop. gRPC is looked at last and only where HTTP says Completed: a
-//! non-zero `grpc-status` in trailers or headers makes it Failed(Grpc).
+//! not made a cancelled one by a late stop. The end marker stands last among these signs, because it is the only
+//! one that is not HTTP's: it makes nothing whole that HTTP knows to be broken (rules 1, 2 and 4).
+//!
+//! Two more facts are looked at when that is decided, because they lie inside of what HTTP carries. Each keeps
+//! phase and evidence, which say how far the stream came and what ended it:
+//!
+//! | fact | where | outcome | ended by |
+//! |---|---|---|---|
+//! | a meter saw an error inside the stream | everywhere, save rules 0 and 2 | Failed(InBand) | Upstream |
+//! | a non-zero `grpc-status`, in trailers or headers | where the outcome is Completed | Failed(Grpc) | as it is |
+//!
+//! The error inside the stream came before whatever ended it, and the first cause wins: it also stands in the place
+//! of a stop, which then has no reason. A panic of the inner body stays one: it is the graver fault.
 
 use crate::error::StreamError;
+use crate::llm::InBandError;
 use crate::outcome::{EndedBy, Evidence, Outcome, Phase};
 use crate::stop::StopReason;
 
@@ -79,6 +92,10 @@ pub(crate) struct Facts {
     pub(crate) bad_length: Option<Box<str>>,
     pub(crate) produced: u64,
     pub(crate) grpc: Option<GrpcStatus>,
+    /// A meter saw the protocol's own end.
+    pub(crate) terminated: bool,
+    /// A meter saw an error inside the stream.
+    pub(crate) in_band: Option<InBandError>,
 }
 
 /// The gRPC status of a response.
@@ -101,6 +118,11 @@ pub(crate) struct Verdict {
 /// Decides how a stream ended.
 pub(crate) fn decide(facts: &Facts) -> Verdict {
     let mut verdict = by_http(facts);
+    if let Some(error) = facts.in_band.as_ref().filter(|_| !is_beyond_meters(facts)) {
+        let error = StreamError::InBand { code: error.code.clone(), message: error.message.clone() };
+        let outcome = Outcome::Failed(error);
+        return Verdict { outcome, ended_by: EndedBy::Upstream, stop_reason: None, ..verdict };
+    }
     if let (Outcome::Completed, Some(grpc)) = (&verdict.outcome, &facts.grpc)
         && grpc.status != 0
     {
@@ -136,7 +158,7 @@ fn by_http(facts: &Facts) -> Verdict {
         }
         _ => {}
     }
-    if let (Signal::Dropped { .. }, true) = (&facts.signal, facts.panicked) {
+    if is_dropped_after_panic(facts) {
         let inside = if facts.has_head { "the inner body" } else { "the inner service" };
         return panicked(inside, Upstream);
     }
@@ -155,6 +177,9 @@ fn by_http(facts: &Facts) -> Verdict {
     if facts.declared.is_some_and(|declared| facts.produced >= declared) {
         return verdict(Completed, Evidence::Length, Upstream);
     }
+    if facts.terminated {
+        return verdict(Completed, Evidence::LogicalEnd, Upstream);
+    }
     if let Signal::Stopped(reason) = &facts.signal {
         return stopped(reason);
     }
@@ -169,6 +194,15 @@ fn by_http(facts: &Facts) -> Verdict {
         return panicked("elsewhere, while the stream was dropped", Downstream);
     }
     verdict(Cancelled, Evidence::Dropped, Downstream)
+}
+
+/// Whether what meters saw says nothing of the outcome.
+fn is_beyond_meters(facts: &Facts) -> bool {
+    matches!(facts.signal, Signal::Finished(_)) || is_dropped_after_panic(facts)
+}
+
+fn is_dropped_after_panic(facts: &Facts) -> bool {
+    facts.panicked && matches!(facts.signal, Signal::Dropped { .. })
 }
 
 /// The first sign, in the order of its weight, that the body itself said it was over.
@@ -192,4 +226,131 @@ fn phase(facts: &Facts) -> Phase {
 
 fn panic(inside: &str) -> StreamError {
     StreamError::Panicked(format!("in {inside}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A body of unknown length that was polled and has ten bytes out.
+    fn facts(signal: Signal) -> Facts {
+        Facts {
+            signal,
+            has_head: true,
+            polled: true,
+            panicked: false,
+            bodiless: false,
+            empty: false,
+            end_hint: false,
+            declared: None,
+            bad_length: None,
+            produced: 10,
+            grpc: None,
+            terminated: false,
+            in_band: None,
+        }
+    }
+
+    fn body_error() -> StreamError {
+        StreamError::Body("reset".into())
+    }
+
+    fn limit() -> StreamError {
+        StreamError::ContentTooLarge { limit: 1 }
+    }
+
+    /// Every way in which a body can end, and what it is without a meter.
+    fn endings() -> Vec<(Facts, Evidence)> {
+        let dropped = |unwinding| Signal::Dropped { unwinding };
+        let of = |signal, change: fn(&mut Facts)| {
+            let mut facts = facts(signal);
+            change(&mut facts);
+            facts
+        };
+        vec![
+            (of(Signal::Error(body_error()), |_| {}), Evidence::Error),
+            (of(Signal::BrokenOff("quota".into()), |_| {}), Evidence::Stopped),
+            (of(Signal::TooLarge { limit: 1 }, |_| {}), Evidence::Error),
+            (of(Signal::Trailers, |_| {}), Evidence::Trailers),
+            (of(Signal::EndOfBody, |_| {}), Evidence::EndOfBody),
+            (of(Signal::EndOfBody, |facts| facts.declared = Some(11)), Evidence::EndOfBody),
+            (of(dropped(false), |facts| facts.end_hint = true), Evidence::EndHint),
+            (
+                of(dropped(false), |facts| (facts.end_hint, facts.declared) = (true, Some(11))),
+                Evidence::EndHint,
+            ),
+            (of(dropped(false), |facts| facts.declared = Some(10)), Evidence::Length),
+            (of(dropped(false), |_| {}), Evidence::Dropped),
+            (of(dropped(false), |facts| facts.declared = Some(11)), Evidence::Dropped),
+            (of(dropped(true), |_| {}), Evidence::Panic),
+            (of(Signal::Stopped(StopReason::Cancelled), |_| {}), Evidence::Stopped),
+            (of(Signal::Limit(limit()), |_| {}), Evidence::Limit),
+        ]
+    }
+
+    #[test]
+    fn an_end_marker_completes_what_nothing_but_its_drop_or_the_layer_ended() {
+        for (without, evidence) in endings() {
+            let before = decide(&without);
+            assert_eq!(before.evidence, evidence, "{without:?}");
+            let after = decide(&Facts { terminated: true, ..without.clone() });
+            let is_cut = match &without.signal {
+                Signal::Dropped { .. } => !matches!(evidence, Evidence::EndHint | Evidence::Length),
+                signal => matches!(signal, Signal::Stopped(_) | Signal::Limit(_)),
+            };
+            let expected = Verdict {
+                outcome: Outcome::Completed,
+                phase: Phase::Body,
+                evidence: Evidence::LogicalEnd,
+                ended_by: EndedBy::Upstream,
+                stop_reason: None,
+            };
+            assert_eq!(after, if is_cut { expected } else { before }, "{without:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_inside_the_stream_fails_it_whatever_ended_it() {
+        let error = InBandError { code: Some("overloaded".into()), message: "later".into(), raw: None };
+        for terminated in [false, true] {
+            for (without, evidence) in endings() {
+                let without = Facts { terminated, ..without };
+                let evidence = if terminated { decide(&without).evidence } else { evidence };
+                let verdict = decide(&Facts { in_band: Some(error.clone()), ..without });
+                let error = StreamError::InBand { code: Some("overloaded".into()), message: "later".into() };
+                assert_eq!(error.to_string(), "in-band error overloaded: later");
+                let expected = Verdict {
+                    outcome: Outcome::Failed(error),
+                    phase: Phase::Body,
+                    evidence,
+                    ended_by: EndedBy::Upstream,
+                    stop_reason: None,
+                };
+                assert_eq!(verdict, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_of_the_inner_body_and_a_producers_word_stand() {
+        let panicked = Facts { panicked: true, ..facts(Signal::Dropped { unwinding: false }) };
+        let finished = facts(Signal::Finished(Outcome::Cancelled));
+        for without in [panicked, finished] {
+            let in_band = Some(InBandError::default());
+            let with = Facts { terminated: true, in_band, ..without.clone() };
+            assert_eq!(decide(&with), decide(&without));
+        }
+    }
+
+    #[test]
+    fn an_error_inside_the_stream_comes_before_the_status_of_grpc() {
+        let refused = GrpcStatus { status: 7, message: None };
+        let with = |in_band| {
+            let grpc = Some(refused.clone());
+            decide(&Facts { grpc, in_band, terminated: true, ..facts(Signal::Trailers) }).outcome
+        };
+        assert!(matches!(with(None), Outcome::Failed(StreamError::Grpc { status: 7, .. })));
+        let outcome = with(Some(InBandError::default()));
+        assert!(matches!(outcome, Outcome::Failed(StreamError::InBand { code: None, .. })));
+    }
 }

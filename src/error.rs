@@ -88,6 +88,15 @@ pub enum StreamError {
         /// The percent-decoded `grpc-message`, if there was one.
         message: Option<Box<str>>,
     },
+    /// The provider reported an error inside a stream whose status says success; a
+    /// [meter](crate::Builder::meter) saw it.
+    #[non_exhaustive]
+    InBand {
+        /// The provider's word or number for it.
+        code: Option<Box<str>>,
+        /// What the provider says.
+        message: Box<str>,
+    },
 }
 
 /// A value given to [`Builder`](crate::Builder) that cannot work.
@@ -195,6 +204,10 @@ impl fmt::Display for StreamError {
             Self::Grpc { status, message } => match message {
                 Some(message) => write!(f, "grpc status {status}: {message}"),
                 None => write!(f, "grpc status {status}"),
+            },
+            Self::InBand { code, message } => match code {
+                Some(code) => write!(f, "in-band error {code}: {message}"),
+                None => write!(f, "in-band error: {message}"),
             },
         }
     }

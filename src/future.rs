@@ -1,6 +1,7 @@
 //! The future of a response: from admission to the response's head.
 
 use std::fmt::Display;
+use std::marker::PhantomData;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::ending::Signal;
 use crate::error::StreamError;
 use crate::guard::Guard;
 use crate::pipeline::ResponseHead;
+use crate::request_body::{AsIs, MapRequest};
 
 pin_project! {
     /// The response future of [`StreamingAccumulator`](crate::StreamingAccumulator).
@@ -28,12 +30,14 @@ pin_project! {
     /// Dropping it before it is ready settles the stream as cancelled, in `Phase::BeforeHead`. Dropping
     /// it while it waits for a slot leaves no record: the call is counted as abandoned.
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<S, ReqB, C = ()>
+    pub struct ResponseFuture<S, ReqB, C = (), R = AsIs>
     where
-        S: Service<Request<ReqB>>,
+        R: MapRequest<ReqB>,
+        S: Service<Request<<R as MapRequest<ReqB>>::Body>>,
     {
         #[pin]
         state: State<S::Future, Waiting<S, ReqB, C>>,
+        _request: PhantomData<fn() -> R>,
     }
 }
 
@@ -76,9 +80,10 @@ struct Running {
 
 // === impl ResponseFuture ===
 
-impl<S, ReqB, C> ResponseFuture<S, ReqB, C>
+impl<S, ReqB, C, R> ResponseFuture<S, ReqB, C, R>
 where
-    S: Service<Request<ReqB>>,
+    R: MapRequest<ReqB>,
+    S: Service<Request<R::Body>>,
     C: Send + Sync + 'static,
 {
     /// Admits the call, or has it wait or be rejected.
@@ -87,7 +92,7 @@ where
         S: Clone,
     {
         let state = match shared.try_slot() {
-            Ok(slot) => running(shared, service, request, slot),
+            Ok(slot) => running::<_, _, _, R>(shared, service, request, slot),
             Err(wait) if wait => {
                 // The clone stays behind; `service` is the one that was polled ready.
                 let clone = service.clone();
@@ -102,13 +107,14 @@ where
             }
             Err(_) => rejected(shared),
         };
-        Self { state }
+        Self { state, _request: PhantomData }
     }
 }
 
-impl<S, ReqB, ResB, C> Future for ResponseFuture<S, ReqB, C>
+impl<S, ReqB, ResB, C, R> Future for ResponseFuture<S, ReqB, C, R>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>>,
+    R: MapRequest<ReqB>,
+    S: Service<Request<R::Body>, Response = Response<ResB>>,
     S::Error: Display,
     ResB: Body,
     C: Send + Sync + 'static,
@@ -126,7 +132,7 @@ where
                     let Waiting { mut service, request, shared, slot: _, mut abandoned } = waiting;
                     abandoned.shared = None;
                     match slot {
-                        Some(slot) => running(&shared, &mut service, request, slot),
+                        Some(slot) => running::<_, _, _, R>(&shared, &mut service, request, slot),
                         // Closed: the shutdown has begun.
                         None => rejected(&shared),
                     }
@@ -144,18 +150,22 @@ where
     }
 }
 
-fn running<S, ReqB, C>(
+fn running<S, ReqB, C, R>(
     shared: &Arc<Shared<C>>,
     service: &mut S,
     request: Request<ReqB>,
     slot: OwnedSemaphorePermit,
 ) -> State<S::Future, Waiting<S, ReqB, C>>
 where
-    S: Service<Request<ReqB>>,
+    R: MapRequest<ReqB>,
+    S: Service<Request<R::Body>>,
     C: Send + Sync + 'static,
 {
     let method = request.method().clone();
     let (request, guard) = shared.open(request, slot);
+    let (parts, body) = request.into_parts();
+    let body = R::map(body, &parts.headers, guard.handle());
+    let request = Request::from_parts(parts, body);
     let future = guard.pipeline().in_poll(|| service.call(request));
     let tee = shared.tee(&guard);
     State::Running { future, running: Some(Running { method, tee, guard }) }
@@ -197,6 +207,7 @@ impl Running {
                 let head = guard.pipeline().in_poll(|| head_of(&method, &response));
                 tee.bodiless = head.bodiless;
                 guard.pipeline().set_head(head);
+                tee.is_metered = guard.pipeline().meter_answer();
                 Ok(response.map(|inner| AccumulatorBody::new(inner, tee, guard)))
             }
             Err(error) => {

@@ -9,6 +9,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::dispatch::Dispatcher;
 use crate::ending::{GrpcStatus, Signal, decide};
 use crate::error::StreamError;
+use crate::findings::{Ended, Findings};
+use crate::meter::Metering;
 use crate::outcome::Outcome;
 use crate::pipeline::{Pipeline, Settle, Settled, StreamHandle};
 use crate::record::Account;
@@ -68,6 +70,10 @@ impl<C: Send + Sync + 'static> Settle for Exchange<C> {
         let grpc_status = grpc.as_ref().map(|grpc| grpc.status);
         let mut facts = pipeline.facts(signal);
         facts.grpc = grpc;
+        // Taken before the decision, which needs what the meter has seen. Waits for one feed at the most.
+        let metering = pipeline.metered().finish_answer();
+        facts.terminated = metering.as_ref().is_some_and(Metering::is_terminated);
+        facts.in_band = metering.as_ref().and_then(Metering::in_band).cloned();
         let verdict = decide(&facts);
 
         let error = match (&verdict.stop_reason, verdict.outcome.error()) {
@@ -80,17 +86,22 @@ impl<C: Send + Sync + 'static> Settle for Exchange<C> {
             pipeline.fire_token();
         }
         pipeline.set_outcome(&verdict.outcome);
+        let evidence = verdict.evidence;
+        let content = pipeline.snapshot();
+        let ended = Ended { pipeline, outcome: &verdict.outcome, content: &content, bytes: metrics.bytes() };
+        let findings = Findings::new(ended, metering);
         let account = Account {
             pipeline: Arc::clone(pipeline),
             context,
             verdict,
             trailers: trailers.cloned(),
             grpc_status,
-            content: pipeline.snapshot(),
+            content,
             metrics,
+            findings,
         };
         dispatcher.settled(account, slot);
-        Some(Settled { error })
+        Some(Settled { error, evidence })
     }
 
     fn handle(self: Arc<Self>) -> StreamHandle {

@@ -1,27 +1,34 @@
 //! The layer.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use tower_layer::Layer;
 
 use crate::admission::Shared;
 use crate::handle::Handle;
+use crate::request_body::AsIs;
 use crate::service::StreamingAccumulator;
 
 /// The layer. See the [crate docs](crate).
 ///
 /// Clones share everything: slots, hooks, workers, the audit. Install one clone in one place; installed
 /// twice around a service there are two streams and two records of each exchange.
-pub struct StreamingAccumulatorLayer<C = ()> {
+///
+/// `C` is what [`Builder::context`](crate::Builder::context) makes of a request's head; `R` says whether the inner
+/// service gets the request's body [as it is](AsIs), or as
+/// [`Builder::capture_request`](crate::Builder::capture_request) wants it.
+pub struct StreamingAccumulatorLayer<C = (), R = AsIs> {
     shared: Arc<Shared<C>>,
+    request: PhantomData<fn() -> R>,
 }
 
 // === impl StreamingAccumulatorLayer ===
 
-impl<C> StreamingAccumulatorLayer<C> {
+impl<C, R> StreamingAccumulatorLayer<C, R> {
     pub(crate) fn new(shared: Shared<C>) -> Self {
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), request: PhantomData }
     }
 
     /// The handle by which the layer is watched, and shut down.
@@ -30,21 +37,21 @@ impl<C> StreamingAccumulatorLayer<C> {
     }
 }
 
-impl<S, C> Layer<S> for StreamingAccumulatorLayer<C> {
-    type Service = StreamingAccumulator<S, C>;
+impl<S, C, R> Layer<S> for StreamingAccumulatorLayer<C, R> {
+    type Service = StreamingAccumulator<S, C, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
         StreamingAccumulator::new(inner, Arc::clone(&self.shared))
     }
 }
 
-impl<C> Clone for StreamingAccumulatorLayer<C> {
+impl<C, R> Clone for StreamingAccumulatorLayer<C, R> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+        Self { shared: Arc::clone(&self.shared), request: PhantomData }
     }
 }
 
-impl<C> fmt::Debug for StreamingAccumulatorLayer<C> {
+impl<C, R> fmt::Debug for StreamingAccumulatorLayer<C, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamingAccumulatorLayer").finish_non_exhaustive()
     }

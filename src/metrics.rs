@@ -124,7 +124,8 @@ impl StreamMetrics {
         let _ = self.first_chunk.compare_exchange(0, now, Relaxed, Relaxed);
     }
 
-    /// A reading of the clock, for [`arrival`](Self::arrival) and [`record_chunk`](Self::record_chunk).
+    /// A reading of the clock, for [`arrival`](Self::arrival), [`since_start`](Self::since_start) and
+    /// [`record_chunk`](Self::record_chunk).
     #[inline]
     pub(crate) fn now(&self) -> u64 {
         self.clock.raw()
@@ -134,6 +135,11 @@ impl StreamMetrics {
     #[inline]
     pub(crate) fn arrival(&self, now: u64) -> u64 {
         self.clock.delta_as_nanos(self.started, now) >> 10
+    }
+
+    /// The time from the stream's opening to the reading `now`.
+    pub(crate) fn since_start(&self, now: u64) -> Duration {
+        self.between(self.started, now)
     }
 
     /// Counts bytes that the inner body yielded and that do not go on.

@@ -12,11 +12,13 @@ use crate::error::StreamError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The body handed over everything that it declared. Not: the client received it.
+    /// The body handed over everything that it declared, or, where a meter reads the stream, the protocol's own
+    /// end. Not: the client received it.
     Completed,
     /// The stream ended early: dropped by whoever polled it, or stopped on purpose.
     Cancelled,
-    /// The service or the body failed, panicked, or fell short of what it declared.
+    /// The service or the body failed, panicked, fell short of what it declared, or held an error that a meter
+    /// saw.
     Failed(StreamError),
     /// The process died before the stream had ended.
     Interrupted,
@@ -48,6 +50,9 @@ pub enum Evidence {
     Empty,
     /// The body yielded as many bytes as were declared; hyper on HTTP/1.1 then drops it.
     Length,
+    /// The protocol's own end marker, which a [meter](crate::Builder::meter) saw, where there is none of the
+    /// signs above: clients close on the last event and do not wait for the end of the body.
+    LogicalEnd,
     /// A response that has no content: to HEAD, 1xx, 204, 304, or 2xx to CONNECT.
     NoBody,
     /// The body or the service returned an error.
@@ -137,6 +142,7 @@ impl Evidence {
             Self::EndHint => "end_hint",
             Self::Empty => "empty",
             Self::Length => "length",
+            Self::LogicalEnd => "logical_end",
             Self::NoBody => "no_body",
             Self::Error => "error",
             Self::Panic => "panic",

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, fence};
 use std::sync::{Arc, OnceLock, Weak};
@@ -19,10 +20,12 @@ use crate::ending::{Facts, Signal};
 use crate::error::StreamError;
 use crate::id::StreamId;
 use crate::limits::TimeLimits;
+use crate::meter::{AnswerHead, Metering};
+use crate::metered::{Metered, Meters};
 use crate::metrics::StreamMetrics;
-use crate::outcome::Outcome;
+use crate::outcome::{Evidence, Outcome};
 use crate::stop::StopReason;
-use crate::telemetry::Span;
+use crate::telemetry::{self, Span};
 use crate::watch::Watch;
 
 /// The core of one stream. Written by the one task that polls it, read by any.
@@ -32,11 +35,12 @@ pub(crate) struct Pipeline {
     request: RequestHead,
     metrics: StreamMetrics,
     capture: Capturing,
+    metered: Metered,
     head: OnceLock<ResponseHead>,
     stage: AtomicU8,
     opened: Option<Instant>,
-    /// Set once the stream was stopped from outside: the next poll ends it with this.
-    stopped: OnceLock<StreamError>,
+    /// Set once the stream was stopped from outside: the next poll ends it with this, or as if by itself.
+    stopped: OnceLock<Option<StreamError>>,
     outcome: OnceLock<Outcome>,
     /// Made when somebody taps the stream.
     watch: OnceLock<Arc<Watch>>,
@@ -55,6 +59,8 @@ pub(crate) struct Rules {
     pub(crate) keeping: Arc<Keeping>,
     pub(crate) max_bytes_per_second: Option<u64>,
     pub(crate) limits: TimeLimits,
+    /// None where nothing is metered.
+    pub(crate) meters: Option<Meters>,
 }
 
 /// How far a stream is, as far as that is not counted: a set of bits.
@@ -103,6 +109,8 @@ pub(crate) trait Settle: Send + Sync {
 pub(crate) struct Settled {
     /// The error with which the layer itself ends the body.
     pub(crate) error: Option<StreamError>,
+    /// What the decision rests on.
+    pub(crate) evidence: Evidence,
 }
 
 /// A live view of one stream.
@@ -146,6 +154,7 @@ impl Pipeline {
             request,
             metrics: StreamMetrics::start(),
             capture: Capturing::new(&rules.keeping),
+            metered: Metered::default(),
             head: OnceLock::new(),
             stage: AtomicU8::new(0),
             opened: rules.limits.any().then(Instant::now),
@@ -197,6 +206,42 @@ impl Pipeline {
     pub(crate) fn set_head(&self, head: ResponseHead) {
         // There is one response, so it is never set yet.
         let _ = self.head.set(head);
+    }
+
+    pub(crate) fn metered(&self) -> &Metered {
+        &self.metered
+    }
+
+    /// The meter for the response, if one of the layer's takes it.
+    pub(crate) fn open_metering(&self) -> Option<Metering> {
+        let meters = self.rules.meters.as_ref()?;
+        let (set, head) = (meters.set.as_ref()?, self.head().filter(|head| !head.bodiless)?);
+        let RequestHead { method, uri, .. } = &self.request;
+        let answer = AnswerHead { method, uri, status: head.status, headers: &head.headers };
+        catch_unwind(AssertUnwindSafe(|| set.open(&answer, &meters.budget))).unwrap_or_else(|_| {
+            telemetry::callback_panicked(Some(&self.span), "meter");
+            None
+        })
+    }
+
+    /// Has the response metered as it goes by, if the layer does that and has a meter for it.
+    pub(crate) fn meter_answer(&self) -> bool {
+        let in_body = self.rules.meters.as_ref().is_some_and(|meters| !meters.is_on_worker());
+        // A stream that was stopped before its head has its record already.
+        if !in_body || self.outcome().is_some() {
+            return false;
+        }
+        let metering = self.open_metering();
+        metering.map(|metering| self.metered.meter_answer(metering)).is_some()
+    }
+
+    /// Has the request read as it goes by, if the layer does that.
+    pub(crate) fn read_request(&self) -> bool {
+        let Some(Meters { request: Some(max), budget, .. }) = &self.rules.meters else {
+            return false;
+        };
+        self.metered.read_request(*max, budget);
+        true
     }
 
     /// Runs `f`, the inner service or body, so that a panic in it is told from other drops.
@@ -281,11 +326,13 @@ impl Pipeline {
         self.capture.writer()
     }
 
-    /// Keeps and counts a chunk that goes on to whoever polls.
+    /// Keeps and counts a chunk that goes on to whoever polls. Returns the time of it, by the metrics' clock;
+    /// an empty frame is no chunk.
     #[inline]
-    pub(crate) fn record_chunk(&self, writer: &mut CaptureWriter, chunk: &Bytes) {
+    pub(crate) fn record_chunk(&self, writer: &mut CaptureWriter, chunk: &Bytes) -> Option<u64> {
         if chunk.is_empty() {
-            return self.metrics.record_other();
+            self.metrics.record_other();
+            return None;
         }
         let now = self.metrics.now();
         let watched = self.capture.is_watched();
@@ -308,6 +355,13 @@ impl Pipeline {
         if let Some(watch) = watch {
             watch.ring();
         }
+        Some(now)
+    }
+
+    /// Has the response's meter read a chunk, at the time that [`record_chunk`](Self::record_chunk) gave.
+    #[cold]
+    pub(crate) fn meter_chunk(&self, chunk: &Bytes, now: u64) {
+        self.metered.feed_answer(chunk, self.metrics.since_start(now));
     }
 
     /// What is kept so far.
@@ -334,12 +388,14 @@ impl Pipeline {
             bad_length: head.and_then(|head| head.bad_length.clone()),
             produced: self.metrics.bytes_produced(),
             grpc: None,
+            terminated: false,
+            in_band: None,
         }
     }
 
-    /// The error with which the body is to end, once the stream was stopped from outside.
+    /// How the body is to end, once the stream was stopped from outside: with an error, or as if by itself.
     #[inline]
-    pub(crate) fn stopped(&self) -> Option<&StreamError> {
+    pub(crate) fn stopped(&self) -> Option<&Option<StreamError>> {
         self.stopped.get()
     }
 
@@ -357,7 +413,7 @@ impl Pipeline {
         self.outcome.get()
     }
 
-    pub(crate) fn stop(&self, error: StreamError) {
+    pub(crate) fn stop(&self, error: Option<StreamError>) {
         // A second stop changes nothing: the first cause wins.
         let _ = self.stopped.set(error);
         self.body_waker.wake();
@@ -495,6 +551,10 @@ impl StreamHandle {
     /// the inner service is left to answer (its work can listen to the token); the body of its response
     /// then yields the error at once. Returns false, and
     /// changes nothing, where the stream has ended already or has handed over all that it declared.
+    ///
+    /// Where a [meter](crate::Builder::meter) has seen the protocol's own end, the stream is `Completed` and its
+    /// body ends without an error: this returns false, too. Where it has seen an error inside the stream, that
+    /// stands in the record, and in the body, in the place of the stop.
     pub fn cancel(&self) -> bool {
         self.stop(StopReason::Cancelled)
     }
@@ -508,12 +568,15 @@ impl StreamHandle {
         let Some(exchange) = self.exchange.upgrade() else {
             return false;
         };
-        let settled = exchange.settle(signal, None);
-        let Some(error) = settled.and_then(|settled| settled.error) else {
+        let Some(Settled { error, evidence }) = exchange.settle(signal, None) else {
             return false;
         };
-        self.pipeline.stop(error);
-        true
+        let is_stopped = error.is_some();
+        // What follows the protocol's own end may never come: nobody else would end the body then.
+        if is_stopped || evidence == Evidence::LogicalEnd {
+            self.pipeline.stop(error);
+        }
+        is_stopped
     }
 }
 

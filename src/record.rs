@@ -7,11 +7,14 @@ use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
 use crate::accumulator::Content;
 use crate::ending::Verdict;
+use crate::findings::{Ended, Findings};
 use crate::id::StreamId;
+use crate::llm::LlmReport;
 use crate::metrics::StreamMetrics;
 use crate::outcome::{EndedBy, Evidence, Outcome, Phase};
 use crate::pipeline::Pipeline;
 use crate::stop::StopReason;
+use crate::usage::{Usage, UsageBasis};
 
 /// The immutable account of an ended stream, handed to hooks.
 ///
@@ -43,7 +46,21 @@ pub(crate) struct Account<C> {
     pub(crate) grpc_status: Option<i32>,
     pub(crate) content: Content,
     pub(crate) metrics: StreamMetrics,
+    /// None where the layer meters nothing.
+    pub(crate) findings: Option<Box<Findings>>,
 }
+
+/// The usage of streams that nobody meters.
+static ABSENT: Usage = Usage {
+    input_tokens: None,
+    output_tokens: None,
+    cached_input_tokens: None,
+    cache_write_input_tokens: None,
+    reasoning_tokens: None,
+    total_tokens: None,
+    basis: UsageBasis::Absent,
+    raw: None,
+};
 
 // === impl StreamRecord ===
 
@@ -141,9 +158,43 @@ impl<C> StreamRecord<C> {
         &self.account.metrics
     }
 
+    /// The tokens that a [meter](crate::Builder::meter) counted; [absent](UsageBasis::Absent) where nothing is
+    /// known.
+    ///
+    /// Worked out on first use, once for all hooks and attempts, on the worker that asks: here an
+    /// [`Estimator`](crate::Estimator) runs, and, with [`MeterSet::on_worker`](crate::MeterSet::on_worker), the
+    /// meter itself, which reads all that was captured. Spilled content is then read back, which blocks as
+    /// [`Content::chunks`] does. After that it costs nothing.
+    pub fn usage(&self) -> &Usage {
+        self.account.findings.as_ref().map_or(&ABSENT, |findings| findings.usage(self.account.ended()))
+    }
+
+    /// What else is known of a language model's response: model, finish reasons, text, times. `None` where no
+    /// meter read the response and nothing was found in a
+    /// [captured request](crate::Builder::capture_request).
+    ///
+    /// Worked out on first use, as [`usage`](Self::usage) is, which copies the texts that were kept; without the
+    /// estimates.
+    pub fn llm(&self) -> Option<&LlmReport> {
+        self.account.findings.as_ref()?.llm(self.account.ended())
+    }
+
     /// Which attempt at this hook this is, from 1. It goes on counting over redeliveries.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+}
+
+// === impl Account ===
+
+impl<C> Account<C> {
+    fn ended(&self) -> Ended<'_> {
+        Ended {
+            pipeline: &self.pipeline,
+            outcome: &self.verdict.outcome,
+            content: &self.content,
+            bytes: self.metrics.bytes(),
+        }
     }
 }
 

@@ -364,7 +364,12 @@ impl StreamPipelineBuilder {
         let capture = Capture::all(self.max_size);
         let pressure = Pressure::new(self.strategy, self.buffer_limit, self.high_water_mark);
         let keeping = Keeping { capture, pool, pressure, archivist: None };
-        Rules { keeping: Arc::new(keeping), max_bytes_per_second: None, limits: TimeLimits::default() }
+        Rules {
+            keeping: Arc::new(keeping),
+            max_bytes_per_second: None,
+            limits: TimeLimits::default(),
+            meters: None,
+        }
     }
 }
 
@@ -374,7 +379,7 @@ impl Shared {
     fn check(&self) -> Result<(), StreamError> {
         let pipeline = self.guard.pipeline();
         if let Some(error) = pipeline.stopped() {
-            return Err(error.clone());
+            return Err(error.clone().unwrap_or_else(stopped));
         }
         if let Some(outcome) = pipeline.outcome() {
             return Err(outcome.error().cloned().unwrap_or_else(stopped));

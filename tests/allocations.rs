@@ -18,8 +18,8 @@ use futures_util::Stream;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use streaming_accumulator::{
-    AccumulatorBody, BackpressureStrategy, Capture, StreamHandle, StreamRecord, StreamingAccumulatorLayer,
-    Tap,
+    AccumulatorBody, BackpressureStrategy, Builder, Capture, CaptureRequest, Meter, MeterSet, Reading,
+    RequestBody, StreamHandle, StreamRecord, StreamingAccumulatorLayer, Tap, Usage,
 };
 use tower::{Layer, ServiceExt};
 
@@ -77,6 +77,10 @@ struct Stage {
     latest: Arc<Mutex<Option<Arc<StreamRecord>>>>,
     streams: u64,
 }
+
+/// A meter that counts bytes, and allocates nothing for it.
+#[derive(Default)]
+struct Counts(u64);
 
 type Polled<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
 
@@ -176,6 +180,42 @@ async fn a_frame_allocates_nothing() {
             }
         }
     }
+}
+
+/// Nor does a frame that a meter reads, if the meter itself allocates nothing.
+async fn a_metered_frame_allocates_nothing() {
+    let set = MeterSet::none().with(|_| Some(Box::new(Counts::default())));
+    let mut stage = Stage::with(|builder| builder.capture(Capture::none()).meter(set));
+    for reader in [Reader::Nobody, Reader::Tap] {
+        allocated(&mut stage, 256, FRAMES, reader).await;
+        drop(stage.record().await);
+        let Allocated { frames, .. } = allocated(&mut stage, 256, FRAMES, reader).await;
+        let record = stage.record().await;
+        assert_eq!(record.usage().output_tokens, Some(256 * FRAMES as u64));
+        assert!(frames.iter().all(|(n, _)| *n < WINDOW + START), "{reader:?}: {frames:?}");
+        assert!(reader != Reader::Nobody || frames.is_empty(), "{frames:?}");
+    }
+    stage.end().await;
+}
+
+/// Nor does a frame of a request that is read, beyond what is kept of it.
+async fn a_frame_of_a_request_allocates_nothing() {
+    let layer: StreamingAccumulatorLayer<(), CaptureRequest> =
+        StreamingAccumulatorLayer::builder().capture(Capture::none()).capture_request(1024).build().unwrap();
+    let mut chunks = vec![shared(256); FRAMES];
+    chunks[0] = Bytes::from_static(b"{\"messages\":[{\"content\":\"");
+    let echo =
+        |request: Request<RequestBody<Ready>>| ready(Ok::<_, Infallible>(Response::new(request.into_body())));
+    let request = Request::new(Ready(chunks.into_iter()));
+    let mut body = pin!(layer.layer(tower::service_fn(echo)).oneshot(request).await.unwrap().into_body());
+    let mut costly = 0;
+    for n in 0..FRAMES {
+        let (calls, frame) = heap::calls_of(|| poll(body.as_mut()));
+        assert!(matches!(frame, Poll::Ready(Some(Ok(_)))), "{frame:?}");
+        costly += if n >= START { calls } else { 0 };
+    }
+    assert!(layer.handle().audit().memory_used() > 0, "it is read");
+    assert_eq!(costly, 0);
 }
 
 /// A stream that is longer than what the pool keeps takes new blocks: two allocations for each 64 KiB.
@@ -299,14 +339,37 @@ impl Body for Cut {
     }
 }
 
+// === impl Counts ===
+
+impl Meter for Counts {
+    fn feed(&mut self, bytes: &[u8], reading: &mut Reading) {
+        self.0 += bytes.len() as u64;
+        let mut usage = Usage::default();
+        usage.output_tokens = Some(self.0);
+        reading.event();
+        reading.usage(usage, "");
+    }
+
+    fn finish(&mut self, reading: &mut Reading) {
+        reading.usage_is_final();
+    }
+
+    fn is_terminated(&self) -> Option<bool> {
+        None
+    }
+}
+
 // === impl Stage ===
 
 impl Stage {
     fn new(capture: Capture) -> Self {
+        Self::with(|builder| builder.capture(capture))
+    }
+
+    fn with(configure: impl FnOnce(Builder) -> Builder) -> Self {
         let latest: Arc<Mutex<Option<Arc<StreamRecord>>>> = Arc::default();
         let kept = Arc::clone(&latest);
-        let layer = StreamingAccumulatorLayer::builder()
-            .capture(capture)
+        let layer = configure(StreamingAccumulatorLayer::builder())
             .backpressure(BackpressureStrategy::Block(std::time::Duration::from_secs(1)))
             .on_end(move |record| {
                 *kept.lock().unwrap() = Some(record);
@@ -354,6 +417,8 @@ fn memory_is_bounded() {
         memory_comes_back().await;
         a_record_retains_little_more_than_its_content().await;
         a_frame_allocates_nothing().await;
+        a_metered_frame_allocates_nothing().await;
+        a_frame_of_a_request_allocates_nothing().await;
         a_long_stream_allocates_whole_blocks().await;
     }));
 }

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["error", "outcome", "id", "stop", "budget", "limits", "usage", "llm"],
     &["accumulator", "backpressure", "ending", "metrics", "meter", "retry", "telemetry"],
-    &["watch", "pipeline", "tap", "record"],
+    &["watch", "metered", "pipeline", "tap", "findings", "record"],
     &["hook", "dispatch"],
     &[
         "guard",
         "gate",
         "body",
         "admission",
+        "request_body",
         "future",
         "service",
         "layer",

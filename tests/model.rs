@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use fastrand::Rng;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
-use streaming_accumulator::{BoxError, Evidence, Phase};
+use streaming_accumulator::{BoxError, Evidence, InBandError, Meter, MeterSet, Phase, Reading};
 use tower::Service;
 
 use support::body::Step;
@@ -36,6 +36,12 @@ enum Hint {
     Never,
     AtEnd,
     After(usize),
+}
+
+/// What the inner body's first bytes say to the meter: an `e` is the protocol's end, an `f` an error.
+#[derive(Debug, Default)]
+struct Letters {
+    ended: bool,
 }
 
 /// One exchange, and what whoever polls it does.
@@ -66,6 +72,7 @@ impl Scenario {
             steps.push(match rng.u8(..6) {
                 0 => Step::Yield,
                 1 => Step::Data("".into()),
+                2 | 3 => Step::Data(pick(rng, &["e", "f", "xe", "xf", "ef"]).into()),
                 _ => Step::Data(vec![b'x'; rng.usize(1..4)].into()),
             });
         }
@@ -278,6 +285,9 @@ impl Scenario {
             _ => None,
         };
         let complete = |evidence| account(What::Completed, evidence, By::Upstream);
+        let metered = !bodiless && (200..300).contains(&self.status);
+        let ended = metered && seen.letters.contains('e');
+        let in_band = metered && seen.letters.contains('f');
         let mut verdict = match (seen.end, sign) {
             (Some(End::Error), _) => account(What::Failed("body"), Evidence::Error, By::Upstream),
             (Some(End::Panic), _) => account(What::Failed("panicked"), Evidence::Panic, By::Upstream),
@@ -287,6 +297,7 @@ impl Scenario {
             }
             (_, Some(sign)) => complete(sign),
             _ if declared.is_some_and(|declared| seen.bytes >= declared) => complete(Evidence::Length),
+            _ if ended => complete(Evidence::LogicalEnd),
             _ if self.body_polls == 0 && unusable => {
                 account(What::Failed("bad_length"), Evidence::Dropped, By::Downstream)
             }
@@ -303,12 +314,15 @@ impl Scenario {
         if verdict.what == What::Completed && refused {
             verdict.what = What::Failed("grpc");
         }
+        if in_band && !matches!(seen.end, Some(End::Panic)) {
+            (verdict.what, verdict.by) = (What::Failed("in_band"), By::Upstream);
+        }
         verdict
     }
 
     /// What the polls of the body bring to light.
     fn observe(&self) -> Seen<'_> {
-        let mut seen = Seen { bytes: 0, hint: false, end: None };
+        let mut seen = Seen { bytes: 0, hint: false, end: None, letters: String::new() };
         let mut frames = 0;
         for at in 0..self.body_polls {
             let left = self.steps.len().saturating_sub(at + 1);
@@ -316,6 +330,7 @@ impl Scenario {
                 Some(Step::Data(data)) => {
                     frames += 1;
                     seen.bytes += data.len() as u64;
+                    seen.letters.push_str(str::from_utf8(data).unwrap());
                     seen.hint = self.claims_end_at(frames, left);
                     continue;
                 }
@@ -340,10 +355,29 @@ impl Scenario {
     }
 }
 
+// === impl Letters ===
+
+impl Meter for Letters {
+    fn feed(&mut self, bytes: &[u8], reading: &mut Reading) {
+        self.ended |= bytes.contains(&b'e');
+        if bytes.contains(&b'f') {
+            reading.error(InBandError::default());
+        }
+    }
+
+    fn finish(&mut self, _: &mut Reading) {}
+
+    fn is_terminated(&self) -> Option<bool> {
+        Some(self.ended)
+    }
+}
+
 struct Seen<'a> {
     bytes: u64,
     hint: bool,
     end: Option<End<'a>>,
+    /// The content.
+    letters: String,
 }
 
 #[derive(Clone, Copy)]
@@ -381,7 +415,9 @@ fn hide_scripted_panics() {
 #[tokio::test]
 async fn random_scripts_end_as_the_rules_say() {
     hide_scripted_panics();
-    let recorder = Recorder::new();
+    let recorder = Recorder::with(|builder| {
+        builder.meter(MeterSet::none().with(|_| Some(Box::new(Letters::default()))))
+    });
     let mut rng = Rng::with_seed(2026);
     let scenarios: Vec<_> = (0..SCRIPTS).map(|_| Scenario::random(&mut rng)).collect();
     for (path, scenario) in scenarios.iter().enumerate() {
@@ -405,6 +441,7 @@ async fn random_scripts_end_as_the_rules_say() {
         "Completed EndHint",
         "Completed Empty",
         "Completed Length",
+        "Completed LogicalEnd",
         "Completed NoBody",
         "Cancelled Dropped",
         "Failed(\"body\") Error",
@@ -417,6 +454,13 @@ async fn random_scripts_end_as_the_rules_say() {
         "Failed(\"bad_length\") Dropped",
         "Failed(\"grpc\") Trailers",
         "Failed(\"grpc\") NoBody",
+        "Failed(\"in_band\") Trailers",
+        "Failed(\"in_band\") EndOfBody",
+        "Failed(\"in_band\") EndHint",
+        "Failed(\"in_band\") Length",
+        "Failed(\"in_band\") LogicalEnd",
+        "Failed(\"in_band\") Dropped",
+        "Failed(\"in_band\") Error",
     ];
     for rule in rules {
         assert!(kinds.get(rule).is_some_and(|times| *times >= 20), "{rule}: {kinds:#?}");

@@ -48,7 +48,7 @@ pub struct Metering {
 }
 
 /// What was taken from the budget, until it is dropped.
-struct Charge {
+pub(crate) struct Charge {
     budget: MemoryBudget,
     bytes: u64,
 }
@@ -71,7 +71,7 @@ impl Metering {
         reading: Reading,
         budget: &MemoryBudget,
     ) -> Self {
-        Self { meter, unpacker, reading, charge: Charge { budget: budget.clone(), bytes: 0 } }
+        Self { meter, unpacker, reading, charge: Charge::new(budget) }
     }
 
     /// Reads a chunk that came at `now`, from the stream's opening. It may be cut anywhere.
@@ -123,6 +123,11 @@ impl Metering {
         }
     }
 
+    /// What was read is not the whole stream.
+    pub(crate) fn not_captured(&mut self) {
+        self.reading.incomplete(Incomplete::NotCaptured);
+    }
+
     /// Whether the protocol's own end was seen.
     pub(crate) fn is_terminated(&self) -> bool {
         self.terminated() == Some(true)
@@ -147,8 +152,12 @@ impl fmt::Debug for Metering {
 // === impl Charge ===
 
 impl Charge {
+    pub(crate) fn new(budget: &MemoryBudget) -> Self {
+        Self { budget: budget.clone(), bytes: 0 }
+    }
+
     /// Has the budget hold as much as is `held`, in steps; false if it has no room.
-    fn cover(&mut self, held: usize) -> bool {
+    pub(crate) fn cover(&mut self, held: usize) -> bool {
         let wanted = (held as u64).next_multiple_of(STEP);
         if wanted <= self.bytes {
             return true;

@@ -79,6 +79,7 @@ impl What {
                 StreamError::ShortBody { .. } => "short_body",
                 StreamError::BadLength(_) => "bad_length",
                 StreamError::Grpc { .. } => "grpc",
+                StreamError::InBand { .. } => "in_band",
                 _ => "other",
             }),
             _ => Self::Interrupted,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use streaming_accumulator::StreamRecord;
+use hyper::body::Incoming;
+use streaming_accumulator::{MapRequest, StreamRecord};
 
 use super::account::Account;
 use super::body::MockBody;
@@ -112,7 +113,14 @@ impl Exchange {
 
     /// The exchange through the layer: what the client saw, and the one record.
     pub async fn run(&self) -> (Reply, Arc<StreamRecord>) {
-        let recorder = Recorder::new();
+        self.run_through(Recorder::new()).await
+    }
+
+    /// As [`run`](Self::run), through a layer of the test's own.
+    pub async fn run_through<R>(&self, recorder: Recorder<R>) -> (Reply, Arc<StreamRecord>)
+    where
+        R: MapRequest<Incoming, Body: Send>,
+    {
         let server = serve(self.options(), recorder.around(answers([self.response()]))).await;
         let reply = self.ask(&server).await;
         (reply, recorder.only().await)

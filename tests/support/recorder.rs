@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use streaming_accumulator::{Handle, StreamRecord, StreamingAccumulatorLayer};
+use streaming_accumulator::{
+    AsIs, Builder, Handle, StreamRecord, StreamingAccumulator, StreamingAccumulatorLayer,
+};
 use tower::Layer;
 
 use super::{Account, until, within};
@@ -12,8 +14,8 @@ type Records = Arc<Mutex<Vec<Arc<StreamRecord>>>>;
 
 /// A layer whose hook keeps every record.
 #[derive(Clone)]
-pub struct Recorder {
-    layer: StreamingAccumulatorLayer,
+pub struct Recorder<R = AsIs> {
+    layer: StreamingAccumulatorLayer<(), R>,
     records: Records,
 }
 
@@ -21,9 +23,16 @@ pub struct Recorder {
 
 impl Recorder {
     pub fn new() -> Self {
+        Self::with(|builder| builder)
+    }
+}
+
+impl<R> Recorder<R> {
+    /// Of a layer that is configured so.
+    pub fn with(configure: impl FnOnce(Builder) -> Builder<(), R>) -> Self {
         let records = Records::default();
         let kept = Arc::clone(&records);
-        let layer = StreamingAccumulatorLayer::builder()
+        let layer = configure(StreamingAccumulatorLayer::builder())
             .on_end(move |record| {
                 kept.lock().unwrap().push(record);
                 std::future::ready(())
@@ -33,11 +42,11 @@ impl Recorder {
         Self { layer, records }
     }
 
-    pub fn layer(&self) -> StreamingAccumulatorLayer {
+    pub fn layer(&self) -> StreamingAccumulatorLayer<(), R> {
         self.layer.clone()
     }
 
-    pub fn around<S>(&self, service: S) -> streaming_accumulator::StreamingAccumulator<S> {
+    pub fn around<S>(&self, service: S) -> StreamingAccumulator<S, (), R> {
         self.layer.layer(service)
     }
 

@@ -1,0 +1,112 @@
+//! What records say of usage: the same to every hook and in every attempt, worked out once.
+
+use std::future::ready;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::Response;
+use streaming_accumulator::{
+    Estimator, MeterSet, RetryPolicy, StreamRecord, StreamingAccumulatorLayer, UsageBasis,
+};
+use tower::Layer;
+
+use crate::lines::{Made, lines, tokens};
+use crate::support::exchange::H11;
+use crate::support::*;
+
+type Seen = Arc<Mutex<Vec<Arc<StreamRecord>>>>;
+
+/// A layer with two hooks of which each fails twice and looks at the usage each time.
+fn retried(set: MeterSet, seen: &Seen) -> StreamingAccumulatorLayer {
+    let hook = || {
+        let seen = Arc::clone(seen);
+        move |record: Arc<StreamRecord>| {
+            let attempt = record.attempt();
+            let _ = (record.usage(), record.llm());
+            seen.lock().unwrap().push(record);
+            ready(if attempt < 3 { Err("scripted error") } else { Ok(()) })
+        }
+    };
+    let retry = RetryPolicy::default().initial_delay(Duration::from_millis(1));
+    StreamingAccumulatorLayer::builder()
+        .meter(set)
+        .retry(retry)
+        .on_end(hook())
+        .on_end(hook())
+        .build()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn every_hook_and_attempt_sees_the_same() {
+    for on_worker in [false, true] {
+        let made = Made::default();
+        let set = if on_worker { made.set().on_worker() } else { made.set() };
+        let seen = Seen::default();
+        let layer = retried(set, &seen);
+        let service = layer.layer(answers([Response::new(body(["one\n", "two\n", "end\n"]))]));
+        let server = serve(Options::h1(), service).await;
+        exchange(H11, body([])).ask(&server).await;
+        until("both hooks", || layer.handle().audit().hooks().iter().all(|hook| hook.delivered() == 1)).await;
+
+        let records = seen.lock().unwrap().clone();
+        assert_eq!(records.len(), 6);
+        for record in &records {
+            assert_eq!(tokens(record), (Some(2), UsageBasis::Reported));
+            // The very same, not an equal one: it was worked out once.
+            assert!(std::ptr::eq(record.usage(), records[0].usage()));
+            assert!(std::ptr::eq(record.llm().unwrap(), records[0].llm().unwrap()));
+        }
+        assert_eq!(made.times(), 1);
+        assert!(layer.handle().audit().is_balanced());
+    }
+}
+
+#[tokio::test]
+async fn what_meters_hold_is_charged_until_the_record_is_gone() {
+    let kept = Seen::default();
+    let hook = Arc::clone(&kept);
+    let layer = StreamingAccumulatorLayer::builder()
+        .meter(lines())
+        .capture(streaming_accumulator::Capture::none())
+        .on_end(move |record| {
+            hook.lock().unwrap().push(record);
+            ready(())
+        })
+        .build()
+        .unwrap();
+    let server = serve(Options::h1(), layer.layer(answers([Response::new(body(["one\n", "end\n"]))]))).await;
+    exchange(H11, body([])).ask(&server).await;
+    until("the record", || !kept.lock().unwrap().is_empty()).await;
+    let used = || layer.handle().audit().memory_used();
+    assert!(used() > 0);
+    drop(kept.lock().unwrap().pop());
+    until("the memory to come back", || used() == 0).await;
+}
+
+/// A token for each byte.
+struct Bytewise(Arc<AtomicU64>);
+
+impl Estimator for Bytewise {
+    fn tokens(&self, _: Option<&str>, text: &str) -> u64 {
+        self.0.fetch_add(1, SeqCst);
+        text.len() as u64
+    }
+}
+
+#[tokio::test]
+async fn nobody_estimates_until_somebody_asks() {
+    let calls = Arc::new(AtomicU64::new(0));
+    let recorder = Recorder::with(|builder| builder.meter(lines().estimate(Bytewise(Arc::clone(&calls)))));
+    let gate = Gate::new();
+    let service = recorder.around(answers([Response::new(body(["one\n"]).wait(&gate))]));
+    let server = serve(Options::h1(), service).await;
+    let mut client = RawClient::get(server.addr).await;
+    client.read_until("one").await;
+    client.fin().await;
+    let record = recorder.only().await;
+    assert_eq!(calls.load(SeqCst), 0);
+    // What was reported is not estimated.
+    assert_eq!(record.usage().output_tokens, Some(1));
+}
