@@ -346,7 +346,7 @@ impl Meter for Counts {
         self.0 += bytes.len() as u64;
         let mut usage = Usage::default();
         usage.output_tokens = Some(self.0);
-        reading.event();
+        reading.event(bytes.len());
         reading.usage(usage, "");
     }
 
