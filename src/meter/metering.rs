@@ -72,9 +72,10 @@ impl Metering {
             return;
         }
         // Only what has no room is given up, the texts first: the counts are what is billed.
-        if !charge.cover(meter.buffered() + reading.held()) {
+        let buffered = meter.buffered() + unpacker.as_ref().map_or(0, Unpacker::held);
+        if !charge.cover(buffered + reading.held()) {
             reading.drop_texts();
-            if !charge.cover(meter.buffered()) {
+            if !charge.cover(buffered) {
                 reading.incomplete(Incomplete::Memory);
             }
         }
