@@ -188,6 +188,14 @@ impl Found {
         }
     }
 
+    /// The model: the response's, else the request's.
+    pub(super) fn model(&self) -> Option<&str> {
+        let known = self.reading().map(Reading::known);
+        let answered = known.and_then(|known| known.response_model.as_deref());
+        let asked = self.request().and_then(|request| request.model.as_deref());
+        answered.or(asked).or_else(|| known?.request_model.as_deref())
+    }
+
     pub(super) fn reading(&self) -> Option<&Reading> {
         self.reading.as_ref()
     }

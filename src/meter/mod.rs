@@ -28,7 +28,9 @@ mod scan;
 mod set;
 mod unpack;
 
-pub use self::estimate::Estimator;
+#[cfg(feature = "estimate")]
+pub use self::estimate::TokenEstimator;
+pub use self::estimate::{CharsPerToken, Estimator};
 pub(crate) use self::metering::{Found, Metering};
 pub use self::reading::{Reading, TextPolicy};
 pub(crate) use self::request::{RequestFacts, RequestReader};
