@@ -82,7 +82,9 @@
 //! # Features
 //!
 //! * `tracing` (default): a span per stream, and events for its end, for retries and for dead letters.
+//! * `br`, `gzip` (and deflate), `zstd`: meters read bodies with these content encodings.
 //! * `compression`: captured content can be kept as LZ4 blocks.
+//! * `estimate`: `TokenEstimator`, which counts tokens by the vocabularies of OpenAI's models.
 
 #[allow(unsafe_code, reason = "confined to blocks and the links between them, and checked by loom")]
 mod accumulator;
@@ -136,10 +138,12 @@ pub use self::hook::{IntoHookResult, StreamHook};
 pub use self::id::{ParseStreamIdError, StreamId};
 pub use self::layer::StreamingAccumulatorLayer;
 pub use self::llm::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
+#[cfg(feature = "estimate")]
+pub use self::meter::TokenEstimator;
 pub use self::meter::{
-    AnswerHead, Estimator, EventStreamDecoder, EventStreamError, EventStreamMessage, EventStreamValue,
-    GrpcDecoder, JsonDecoder, Meter, MeterSet, Metering, NdjsonDecoder, Reading, SseDecoder, SseEvent,
-    TextPolicy,
+    AnswerHead, CharsPerToken, Estimator, EventStreamDecoder, EventStreamError, EventStreamMessage,
+    EventStreamValue, GrpcDecoder, JsonDecoder, Meter, MeterSet, Metering, NdjsonDecoder, Reading,
+    SseDecoder, SseEvent, TextPolicy,
 };
 pub use self::metrics::StreamMetrics;
 pub use self::outcome::{EndedBy, Evidence, Outcome, Phase};

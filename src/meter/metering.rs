@@ -95,9 +95,10 @@ impl Metering {
             return;
         }
         // Only what has no room is given up, the texts first: the counts are what is billed.
-        if !charge.cover(meter.buffered() + reading.held()) {
+        let buffered = meter.buffered() + unpacker.as_ref().map_or(0, Unpacker::held);
+        if !charge.cover(buffered + reading.held()) {
             reading.drop_texts();
-            if !charge.cover(meter.buffered()) {
+            if !charge.cover(buffered) {
                 reading.incomplete(Incomplete::Memory);
             }
         }
@@ -226,6 +227,14 @@ impl Found {
             basis: UsageBasis::Estimated,
             ..reported
         }
+    }
+
+    /// The model: the response's, else the request's.
+    pub(super) fn model(&self) -> Option<&str> {
+        let known = self.reading().map(Reading::known);
+        let answered = known.and_then(|known| known.response_model.as_deref());
+        let asked = self.request().and_then(|request| request.model.as_deref());
+        answered.or(asked).or_else(|| known?.request_model.as_deref())
     }
 
     pub(super) fn reading(&self) -> Option<&Reading> {

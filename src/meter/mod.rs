@@ -47,7 +47,9 @@ mod set;
 mod sse;
 mod unpack;
 
-pub use self::estimate::Estimator;
+#[cfg(feature = "estimate")]
+pub use self::estimate::TokenEstimator;
+pub use self::estimate::{CharsPerToken, Estimator};
 pub use self::event_stream::{EventStreamDecoder, EventStreamError, EventStreamMessage, EventStreamValue};
 pub use self::grpc::GrpcDecoder;
 pub use self::json::JsonDecoder;

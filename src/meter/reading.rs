@@ -267,6 +267,11 @@ impl Reading {
         self.report.error.as_ref()
     }
 
+    /// What is known without the texts and the choices.
+    pub(crate) fn known(&self) -> &LlmReport {
+        &self.report
+    }
+
     /// All but the counts, with what the meter says of the protocol's end.
     pub(crate) fn report(&self, terminated: Option<bool>) -> LlmReport {
         let mut choices: Vec<&Choice> = self.choices.iter().collect();

@@ -1,21 +1,127 @@
 //! Content codings, undone for the meter only: the client gets the bytes as they were.
+//!
+//! Servers that compress a stream of events flush the coding after each one, so whatever can be unpacked from
+//! the bytes so far is given to the meter at once. Memory is bounded by the coding's window, and what comes out
+//! by a limit: a few bytes can unpack to gigabytes.
 
-use http::HeaderMap;
+#[cfg(feature = "br")]
+mod brotli;
+#[cfg(feature = "gzip")]
+mod flate;
+#[cfg(test)]
+mod tests;
+#[cfg(feature = "zstd")]
+mod zstd;
+
+use http::{HeaderMap, header};
 
 use crate::llm::Incomplete;
 
+/// What comes out at once.
+const PIECE: usize = 16 * 1024;
+
 /// Undoes a `content-encoding`, push by push.
-pub(crate) struct Unpacker {}
+pub(crate) struct Unpacker {
+    coding: &'static str,
+    decoder: Box<dyn Decode>,
+    /// Where pieces come out, again and again.
+    piece: Box<[u8]>,
+    max: u64,
+    /// How much of `max` is left.
+    room: u64,
+}
+
+/// Undoes one coding.
+trait Decode: Send {
+    /// Unpacks from the front of `input`, and takes off what it has read. Returns how much of `output` it has
+    /// filled: all of it, or as much as can be made of the input.
+    fn unpack(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, &'static str>;
+
+    /// Whether the end was seen. What comes after it is ignored, as clients do.
+    fn is_over(&self) -> bool;
+
+    /// Bytes that it holds, window included.
+    fn held(&self) -> usize;
+}
+
+// === impl Unpacker ===
 
 impl Unpacker {
     /// What the response's headers ask for: nothing to undo, an unpacker that yields at most `max` bytes, or a
     /// coding that this build does not know.
-    pub(crate) fn of(_headers: &HeaderMap, _max: u64) -> Result<Option<Self>, Incomplete> {
-        Ok(None)
+    ///
+    /// Codings that are stacked are not undone: no server stacks them, and each would expand the other.
+    pub(crate) fn of(headers: &HeaderMap, max: u64) -> Result<Option<Self>, Incomplete> {
+        let lines = headers.get_all(header::CONTENT_ENCODING).iter();
+        let value = lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect::<Vec<_>>().join(", ");
+        let mut codings = value
+            .split(',')
+            .map(str::trim)
+            .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"));
+        let Some(coding) = codings.next() else {
+            return Ok(None);
+        };
+        match (decoder(coding), codings.next()) {
+            (Some((coding, decoder)), None) => {
+                Ok(Some(Self { coding, decoder, piece: vec![0; PIECE].into(), max, room: max }))
+            }
+            _ => Err(Incomplete::Encoded(value.into())),
+        }
     }
 
     /// Unpacks `bytes` and gives what comes out to `sink`, in pieces of bounded size.
-    pub(crate) fn feed(&mut self, _bytes: &[u8], _sink: &mut dyn FnMut(&[u8])) -> Result<(), Incomplete> {
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` if the bytes are not in the coding, and `Expansion` if more comes out than the limit, which the
+    /// sink has had by then. Nothing may be fed after an error.
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<(), Incomplete> {
+        while !self.decoder.is_over() {
+            let before = bytes.len();
+            let unpacked = self.decoder.unpack(&mut bytes, &mut self.piece);
+            let len = unpacked.map_err(|what| self.corrupt(what))?;
+            if len > 0 {
+                self.give(len, sink)?;
+            }
+            let is_drained = len < self.piece.len();
+            if is_drained && bytes.is_empty() {
+                break;
+            }
+            if len == 0 && bytes.len() == before && !self.decoder.is_over() {
+                return Err(self.corrupt("it does not go on"));
+            }
+        }
         Ok(())
+    }
+
+    /// Bytes that it holds, window included.
+    pub(crate) fn held(&self) -> usize {
+        self.piece.len() + self.decoder.held()
+    }
+
+    fn give(&mut self, len: usize, sink: &mut dyn FnMut(&[u8])) -> Result<(), Incomplete> {
+        let fits = self.room.min(len as u64);
+        self.room -= fits;
+        sink(&self.piece[..fits as usize]);
+        if fits < len as u64 { Err(Incomplete::Expansion { limit: self.max }) } else { Ok(()) }
+    }
+
+    fn corrupt(&self, what: &str) -> Incomplete {
+        Incomplete::Corrupt(format!("{}: {what}", self.coding).into())
+    }
+}
+
+/// The decoder for a coding, by its name in any case, and the name.
+fn decoder(coding: &str) -> Option<(&'static str, Box<dyn Decode>)> {
+    match coding.to_ascii_lowercase().as_str() {
+        #[cfg(feature = "gzip")]
+        "gzip" | "x-gzip" => Some(("gzip", Box::new(flate::Gzip::new()))),
+        #[cfg(feature = "gzip")]
+        "deflate" => Some(("deflate", Box::new(flate::Deflate::new()))),
+        #[cfg(feature = "br")]
+        "br" => Some(("br", Box::new(brotli::Brotli::new()))),
+        #[cfg(feature = "zstd")]
+        "zstd" => Some(("zstd", Box::new(zstd::Zstd::new()?))),
+        _ => None,
     }
 }
