@@ -12,9 +12,11 @@
 //!
 //! This is no validator. Where it shows that a body is not JSON, reading stops, and what was found stays.
 
+mod prompt;
 #[cfg(test)]
 mod tests;
 
+use self::prompt::Prompt;
 use super::scan::{JsonString, Kept, Malformed};
 
 /// Longer names of models are cut: nobody sends them.
@@ -22,9 +24,6 @@ const MAX_WORD: usize = 256;
 
 /// What lies deeper is passed over: nobody nests prompts like that.
 const MAX_DEPTH: usize = 128;
-
-/// Text that begins so is an image, a sound or a file.
-const DATA_URL: &str = "data:";
 
 /// Reads a request's JSON body as it goes by: its model, whether it asks for a stream, its prompt.
 #[derive(Debug)]
@@ -102,23 +101,6 @@ enum Member {
     Other,
 }
 
-/// The prompt's text: pieces, one after the other.
-#[derive(Debug)]
-struct Prompt {
-    kept: Kept,
-    len: u64,
-    piece: Piece,
-}
-
-/// How far the current piece has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Piece {
-    /// So many bytes, and all of them as in [`DATA_URL`].
-    Opening(usize),
-    Text,
-    Data,
-}
-
 /// Whether a top-level member holds the prompt, or a part of it.
 fn is_prompt(key: &str) -> bool {
     matches!(
@@ -169,7 +151,7 @@ impl RequestReader {
             word: Kept::new(MAX_WORD),
             model: None,
             stream: None,
-            prompt: Prompt { kept: Kept::new(max), len: 0, piece: Piece::Opening(0) },
+            prompt: Prompt::new(max),
         }
     }
 
@@ -186,7 +168,7 @@ impl RequestReader {
     /// Bytes that it holds.
     pub(crate) fn held(&self) -> usize {
         let model = self.model.as_ref().map_or(0, |model| model.len());
-        self.levels.capacity() * size_of::<Level>() + self.word.held() + model + self.prompt.kept.held()
+        self.levels.capacity() * size_of::<Level>() + self.word.held() + model + self.prompt.held()
     }
 
     /// What was found so far.
@@ -194,8 +176,8 @@ impl RequestReader {
         RequestFacts {
             model: self.model.clone(),
             stream: self.stream,
-            prompt: self.prompt.kept.as_str().into(),
-            prompt_len: self.prompt.len,
+            prompt: self.prompt.kept().into(),
+            prompt_len: self.prompt.len(),
         }
     }
 
@@ -283,7 +265,7 @@ impl RequestReader {
     fn begin_string(&mut self, role: Role) {
         self.string = JsonString::default();
         self.word.clear();
-        self.prompt.piece = Piece::Opening(0);
+        self.prompt.begin();
         self.state = State::String(role);
     }
 
@@ -364,44 +346,5 @@ impl RequestReader {
         }
         self.state = State::Skip(depth);
         bytes.len()
-    }
-}
-
-// === impl Prompt ===
-
-impl Prompt {
-    fn push(&mut self, mut text: &str) {
-        if let Piece::Opening(seen) = self.piece {
-            let same = DATA_URL[seen..].bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
-            text = &text[same..];
-            match seen + same {
-                seen if seen == DATA_URL.len() => self.piece = Piece::Data,
-                seen if text.is_empty() => self.piece = Piece::Opening(seen),
-                seen => self.begin(seen),
-            }
-        }
-        if self.piece == Piece::Text {
-            self.keep(text);
-        }
-    }
-
-    /// The piece is text after all, and it begins with what was seen of it.
-    fn begin(&mut self, seen: usize) {
-        self.piece = Piece::Text;
-        if self.len > 0 {
-            self.kept.push("\n");
-        }
-        self.keep(&DATA_URL[..seen]);
-    }
-
-    fn end(&mut self) {
-        if let Piece::Opening(seen @ 1..) = self.piece {
-            self.begin(seen);
-        }
-    }
-
-    fn keep(&mut self, text: &str) {
-        self.len += text.chars().count() as u64;
-        self.kept.push(text);
     }
 }

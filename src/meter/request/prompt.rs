@@ -1,0 +1,89 @@
+//! The text of a prompt.
+
+use crate::meter::scan::Kept;
+
+/// Text that begins so is an image, a sound or a file.
+const DATA_URL: &str = "data:";
+
+/// The prompt's text: pieces, one after the other.
+#[derive(Debug)]
+pub(super) struct Prompt {
+    kept: Kept,
+    len: u64,
+    piece: Piece,
+}
+
+/// How far the current piece has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece {
+    /// So many bytes, and all of them as in [`DATA_URL`].
+    Opening(usize),
+    Text,
+    Data,
+}
+
+// === impl Prompt ===
+
+impl Prompt {
+    /// Keeps the first `max` bytes.
+    pub(super) fn new(max: usize) -> Self {
+        Self { kept: Kept::new(max), len: 0, piece: Piece::Opening(0) }
+    }
+
+    /// What was kept.
+    pub(super) fn kept(&self) -> &str {
+        self.kept.as_str()
+    }
+
+    /// The length of all of it, in Unicode scalar values.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Bytes that it holds.
+    pub(super) fn held(&self) -> usize {
+        self.kept.held()
+    }
+
+    /// A new piece.
+    pub(super) fn begin(&mut self) {
+        self.piece = Piece::Opening(0);
+    }
+
+    /// More of the piece.
+    pub(super) fn push(&mut self, mut text: &str) {
+        if let Piece::Opening(seen) = self.piece {
+            let same = DATA_URL[seen..].bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
+            text = &text[same..];
+            match seen + same {
+                seen if seen == DATA_URL.len() => self.piece = Piece::Data,
+                seen if text.is_empty() => self.piece = Piece::Opening(seen),
+                seen => self.settle(seen),
+            }
+        }
+        if self.piece == Piece::Text {
+            self.keep(text);
+        }
+    }
+
+    /// The piece is text after all, and it begins with what was seen of it.
+    fn settle(&mut self, seen: usize) {
+        self.piece = Piece::Text;
+        if self.len > 0 {
+            self.kept.push("\n");
+        }
+        self.keep(&DATA_URL[..seen]);
+    }
+
+    /// The piece is over.
+    pub(super) fn end(&mut self) {
+        if let Piece::Opening(seen @ 1..) = self.piece {
+            self.settle(seen);
+        }
+    }
+
+    fn keep(&mut self, text: &str) {
+        self.len += text.chars().count() as u64;
+        self.kept.push(text);
+    }
+}
