@@ -223,7 +223,7 @@ impl Found {
         Usage {
             input_tokens: input,
             output_tokens: output,
-            total_tokens: reported.total_tokens.or_else(|| Some(input? + output?)),
+            total_tokens: reported.total_tokens.or_else(|| Some(input?.saturating_add(output?))),
             basis: UsageBasis::Estimated,
             ..reported
         }

@@ -309,7 +309,8 @@ impl Reading {
         };
         let basis = if self.is_final || ended { UsageBasis::Reported } else { UsageBasis::Partial };
         let raw = (!self.raw.is_empty()).then(|| self.raw.as_str().into());
-        let total = usage.total_tokens.or_else(|| Some(usage.input_tokens? + usage.output_tokens?));
+        let total =
+            usage.total_tokens.or_else(|| Some(usage.input_tokens?.saturating_add(usage.output_tokens?)));
         Usage { basis, raw, total_tokens: total, ..usage.clone() }
     }
 
