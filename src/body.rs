@@ -47,7 +47,8 @@ pin_project! {
     ///
     /// The inner body's own, boxed; [`StreamError::Stopped`] where the stream was stopped on purpose;
     /// [`StreamError::ContentTooLarge`] where that was asked for; the limit that the stream met: a
-    /// [`StreamError::Backpressure`] or one of the time limits.
+    /// [`StreamError::Backpressure`] or one of the time limits. Where a meter had seen an error inside the stream
+    /// before, [`StreamError::InBand`] stands for any of these.
     ///
     /// # Panics
     ///

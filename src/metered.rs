@@ -221,6 +221,30 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_that_has_no_room_goes_and_the_model_stays() {
+        let request = |prompt: &str| {
+            let budget = MemoryBudget::new(16 * 1024);
+            let metered = Metered::default();
+            metered.read_request(1 << 20, &budget);
+            metered.feed_request(br#"{"model":"gpt","messages":[{"content":""#);
+            for _ in 0..64 {
+                metered.feed_request(prompt.as_bytes());
+            }
+            (metered.finish_request().unwrap(), budget)
+        };
+        let ((facts, charge), budget) = request(&"x".repeat(16));
+        assert_eq!((facts.model.as_deref(), facts.prompt.len()), (Some("gpt"), 1024));
+        assert!(budget.used() > 0);
+        drop(charge);
+        assert_eq!(budget.used(), 0);
+
+        let ((facts, _charge), budget) = request(&"x".repeat(1024));
+        assert_eq!((facts.model.as_deref(), facts.prompt.len()), (Some("gpt"), 0));
+        assert!((8 * 1024..64 * 1024).contains(&facts.prompt_len), "as far as it was read");
+        assert!(budget.peak() <= 12 * 1024, "{budget:?}");
+    }
+
+    #[test]
     fn a_panic_in_a_feed_leaves_the_rest_usable() {
         let cell = fed(1);
         let feed = std::panic::AssertUnwindSafe(|| cell.feed(|_| panic!("scripted panic")));

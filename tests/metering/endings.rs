@@ -2,7 +2,7 @@
 
 use http::{Method, Response};
 use streaming_accumulator::Evidence::{Dropped, EndOfBody, Error, Length, LogicalEnd, Stopped};
-use streaming_accumulator::{Outcome, Phase, StreamError, UsageBasis};
+use streaming_accumulator::{Evidence, MeterSet, Outcome, Phase, StreamError, UsageBasis};
 
 use crate::lines::{Made, is_cut, lines, metered, report, tokens};
 use crate::support::exchange::{H2, H11};
@@ -23,9 +23,13 @@ const WAYS: [Leaves; 4] = [Leaves::Fin, Leaves::Rst, Leaves::Reset, Leaves::Lost
 
 /// A client that leaves as soon as it sees `last`, while the body is still open.
 async fn leaves_at(recorder: &Recorder, body: MockBody, last: &str, how: Leaves) {
+    leaves_with(recorder, Response::new(body), last, how).await;
+}
+
+async fn leaves_with(recorder: &Recorder, response: Response<MockBody>, last: &str, how: Leaves) {
     let h2 = matches!(how, Leaves::Reset | Leaves::Lost);
     let options = Options { h2, ..Options::default() };
-    let server = serve(options, recorder.around(answers([Response::new(body)]))).await;
+    let server = serve(options, recorder.around(answers([response]))).await;
     if !h2 {
         let mut client = RawClient::get(server.addr).await;
         client.read_until(last).await;
@@ -74,6 +78,31 @@ async fn row_075_client_closes_on_the_protocols_end() {
 }
 
 #[tokio::test]
+async fn row_075_with_the_built_in_meters() {
+    let event = |json: &str| format!("data: {json}\n\n");
+    let usage = r#"{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}"#;
+    let events = body([])
+        .data(event(
+            r#"{"id":"1","object":"chat.completion.chunk","model":"gpt-4o","choices":[{"index":0,"delta":{"content":"hi"}}]}"#,
+        ))
+        .data(event(&format!(
+            r#"{{"id":"1","object":"chat.completion.chunk","model":"gpt-4o","choices":[],"usage":{usage}}}"#
+        )))
+        .data(event("[DONE]"))
+        .wait(&Gate::new());
+    for how in WAYS {
+        let recorder = Recorder::with(|builder| builder.meter(MeterSet::detect()));
+        let mut response = Response::new(events.clone());
+        response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
+        leaves_with(&recorder, response, "[DONE]\n\n", how).await;
+        let record = recorder.only().await;
+        assert_eq!((record.outcome(), record.evidence()), (&Outcome::Completed, LogicalEnd), "{how:?}");
+        assert_eq!(tokens(&record), (Some(1), UsageBasis::Reported));
+        assert_eq!(report(&record).model(), Some("gpt-4o"));
+    }
+}
+
+#[tokio::test]
 async fn row_075_without_a_meter_it_is_cancelled() {
     for how in WAYS {
         let recorder = Recorder::new();
@@ -101,8 +130,8 @@ async fn a_client_that_leaves_before_the_end_has_a_part_of_the_usage() {
 async fn http_evidence_of_completion_stays_where_there_is_some() {
     let cases = [
         (body(["one\n", "end\n"]), EndOfBody),
-        (body(["one\n", "end\n"]).trailers(), streaming_accumulator::Evidence::Trailers),
-        (body(["one\n", "end\n"]).hint(true), streaming_accumulator::Evidence::EndHint),
+        (body(["one\n", "end\n"]).trailers(), Evidence::Trailers),
+        (body(["one\n", "end\n"]).hint(true), Evidence::EndHint),
     ];
     for proto in [H11, H2] {
         for (body, evidence) in cases.clone() {
@@ -132,7 +161,7 @@ async fn the_protocols_end_makes_nothing_whole_that_http_knows_to_be_broken() {
     }
 }
 
-fn in_band(evidence: streaming_accumulator::Evidence) -> Account {
+fn in_band(evidence: Evidence) -> Account {
     failed("in_band", Phase::Body, evidence, 10)
 }
 

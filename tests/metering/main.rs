@@ -6,6 +6,7 @@ mod support;
 
 mod content;
 mod endings;
+mod estimates;
 mod faults;
 mod lines;
 mod race;

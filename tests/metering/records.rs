@@ -1,14 +1,11 @@
 //! What records say of usage: the same to every hook and in every attempt, worked out once.
 
 use std::future::ready;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Response;
-use streaming_accumulator::{
-    Estimator, MeterSet, RetryPolicy, StreamRecord, StreamingAccumulatorLayer, UsageBasis,
-};
+use streaming_accumulator::{MeterSet, RetryPolicy, StreamRecord, StreamingAccumulatorLayer, UsageBasis};
 use tower::Layer;
 
 use crate::lines::{Made, lines, tokens};
@@ -83,30 +80,4 @@ async fn what_meters_hold_is_charged_until_the_record_is_gone() {
     assert!(used() > 0);
     drop(kept.lock().unwrap().pop());
     until("the memory to come back", || used() == 0).await;
-}
-
-/// A token for each byte.
-struct Bytewise(Arc<AtomicU64>);
-
-impl Estimator for Bytewise {
-    fn tokens(&self, _: Option<&str>, text: &str) -> u64 {
-        self.0.fetch_add(1, SeqCst);
-        text.len() as u64
-    }
-}
-
-#[tokio::test]
-async fn nobody_estimates_until_somebody_asks() {
-    let calls = Arc::new(AtomicU64::new(0));
-    let recorder = Recorder::with(|builder| builder.meter(lines().estimate(Bytewise(Arc::clone(&calls)))));
-    let gate = Gate::new();
-    let service = recorder.around(answers([Response::new(body(["one\n"]).wait(&gate))]));
-    let server = serve(Options::h1(), service).await;
-    let mut client = RawClient::get(server.addr).await;
-    client.read_until("one").await;
-    client.fin().await;
-    let record = recorder.only().await;
-    assert_eq!(calls.load(SeqCst), 0);
-    // What was reported is not estimated.
-    assert_eq!(record.usage().output_tokens, Some(1));
 }
