@@ -1,5 +1,8 @@
 //! The ledger: one row per stream in a SQLite file. The stream's id is the primary key, so writing a
 //! record a second time, after a retry or a redelivery, changes nothing.
+//!
+//! `bytes` counts what the server took to send to the client. `bytes_produced` and `chunks` are the upstream's:
+//! they include usage that the gateway asked for and the client was not shown.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -112,13 +115,14 @@ impl Ledger {
 
 fn insert(connection: &Connection, record: &StreamRecord<Context>) -> rusqlite::Result<()> {
     let metrics = record.metrics();
+    let hidden = record.context().map_or(0, |context| context.hidden.bytes());
     let error = match record.outcome().error() {
         Some(error) => Some(error.to_string()),
         None => record.stop_reason().map(ToString::to_string),
     };
     connection.prepare_cached(INSERT)?.execute(named_params! {
         ":id": record.id().to_string(),
-        ":tenant": record.context().and_then(Option::as_ref).map(|tenant| &*tenant.0),
+        ":tenant": record.context().and_then(|context| context.tenant.as_ref()).map(|tenant| &*tenant.0),
         ":method": record.method().as_str(),
         ":path": record.uri().path(),
         ":outcome": record.outcome().as_str(),
@@ -127,7 +131,7 @@ fn insert(connection: &Connection, record: &StreamRecord<Context>) -> rusqlite::
         ":ended_by": record.ended_by().as_str(),
         ":error": error,
         ":status": record.status().map(|status| status.as_u16()),
-        ":bytes": integer(metrics.bytes()),
+        ":bytes": integer(metrics.bytes().saturating_sub(hidden)),
         ":bytes_produced": integer(metrics.bytes_produced()),
         ":chunks": integer(metrics.chunks()),
         ":started_at": humantime::format_rfc3339_millis(metrics.started_at()).to_string(),

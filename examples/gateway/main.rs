@@ -12,6 +12,13 @@
 //! Where to look first: `app.rs` installs the layer, `billing.rs` is the hook that writes the rows, and
 //! `serve` below ends the server without losing one.
 //!
+//! # What the gateway does to an exchange
+//!
+//! OpenAI's chat and completions report the tokens of a stream only to those who ask. Where the client does not
+//! ask, the gateway does in its place, and takes what came because of that out of the client's stream again:
+//! see `include_usage.rs`. Such a request loses its `accept-encoding`, because what is packed could not be
+//! looked through. Everything else passes byte for byte, and under `--replay` simply everything.
+//!
 //! # Exit codes
 //!
 //! | code | meaning |
@@ -27,10 +34,14 @@
 mod admin;
 mod app;
 mod args;
+mod asking;
 mod backend;
 mod banner;
 mod billing;
 mod errors;
+mod hiding;
+mod include_usage;
+mod json;
 mod keys;
 mod ledger;
 mod live;
@@ -51,9 +62,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::Args;
 use crate::backend::Backend;
-use crate::billing::Billing;
+use crate::billing::{Billing, Context};
 use crate::errors::Fatal;
-use crate::keys::{Keys, Tenant};
+use crate::keys::Keys;
 use crate::ledger::Ledger;
 use crate::live::Live;
 
@@ -83,7 +94,7 @@ async fn serve(args: Args) -> Result<(), Fatal> {
     let live = Live::default();
 
     let layer = StreamingAccumulatorLayer::builder()
-        .context(|request| request.extensions.get::<Tenant>().cloned())
+        .context(Context::of)
         // The ledger keeps numbers only, so no content is kept in memory either.
         .capture(Capture::none())
         .hook(Billing::new(ledger.clone(), live.clone()))

@@ -11,8 +11,17 @@
 
 #![cfg(unix)]
 
+// Parts of the example that need no process to be tested.
+#[path = "../../examples/gateway/hiding.rs"]
+mod hiding;
+#[path = "../../examples/gateway/include_usage.rs"]
+mod include_usage;
+#[path = "../../examples/gateway/json.rs"]
+mod json;
+
 mod clients;
 mod fixtures;
+mod rewriting;
 mod shutdown;
 mod startup;
 mod streams;

@@ -81,7 +81,8 @@ async fn every_protocol_completes_with_one_row() {
             assert_eq!(row["error"], Value::Null);
             assert_eq!(row["status"], 200);
             assert_eq!(row["bytes"], answer.body.len());
-            assert_eq!(row["bytes_produced"], answer.body.len());
+            // More was produced where the gateway asked for usage that it did not pass on.
+            assert!(row["bytes_produced"].as_u64() >= row["bytes"].as_u64(), "{row}");
             assert_eq!(row["attempt"], 1);
             let started = row["started_at"].as_str().expect("a time");
             assert_eq!(started.len(), "2026-01-01T00:00:00.000Z".len(), "{started}");
