@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
-use streaming_accumulator::StreamingAccumulatorLayer;
+use streaming_accumulator::{CaptureRequest, StreamingAccumulatorLayer};
 use tower::ServiceExt;
 
 use crate::admin::Admin;
@@ -21,7 +21,7 @@ use crate::live::{Live, stamp};
 ///
 /// `Router::layer` wraps what stands above it, so a request meets these lines from the bottom up.
 pub(crate) fn app(
-    layer: StreamingAccumulatorLayer<Context>,
+    layer: StreamingAccumulatorLayer<Context, CaptureRequest>,
     keys: Keys,
     live: Live,
     backend: Arc<Backend>,

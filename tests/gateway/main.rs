@@ -18,9 +18,14 @@ mod hiding;
 mod include_usage;
 #[path = "../../examples/gateway/json.rs"]
 mod json;
+#[path = "../../examples/gateway/prices.rs"]
+mod prices;
 
 mod clients;
+mod costs;
 mod fixtures;
+mod ledger;
+mod metering;
 mod rewriting;
 mod shutdown;
 mod startup;
