@@ -77,11 +77,13 @@ async fn row(State(admin): State<Admin>, Path(id): Path<String>) -> Response {
 async fn streams(State(admin): State<Admin>) -> Json<Value> {
     let streams = admin.handle.streams().into_iter().map(|stream| {
         let caller = admin.live.get(stream.id());
+        // As in the ledger: what the client gets.
+        let hidden = caller.as_ref().map_or(0, |caller| caller.hidden.bytes());
         json!({
             "id": stream.id().to_string(),
             "tenant": caller.as_ref().and_then(|caller| caller.tenant.as_ref()).map(|tenant| &*tenant.0),
             "path": caller.as_ref().map(|caller| &caller.path),
-            "bytes": stream.metrics().bytes(),
+            "bytes": stream.metrics().bytes().saturating_sub(hidden),
             "chunks": stream.metrics().chunks(),
             "age_ms": millis(stream.metrics().elapsed()),
         })

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::Method;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
-use streaming_accumulator::StreamingAccumulatorLayer;
+use streaming_accumulator::{CaptureRequest, StreamingAccumulatorLayer};
 use tower::ServiceExt;
 
 use crate::admin::Admin;
+use crate::asking;
 use crate::backend::{self, Backend};
 use crate::billing::Context;
 use crate::keys::{Keys, authenticate};
@@ -20,7 +21,7 @@ use crate::live::{Live, stamp};
 ///
 /// `Router::layer` wraps what stands above it, so a request meets these lines from the bottom up.
 pub(crate) fn app(
-    layer: StreamingAccumulatorLayer<Context>,
+    layer: StreamingAccumulatorLayer<Context, CaptureRequest>,
     keys: Keys,
     live: Live,
     backend: Arc<Backend>,
@@ -31,6 +32,7 @@ pub(crate) fn app(
         .clone()
         .layer(from_fn_with_state(live, stamp))
         .layer(layer) // <- this line accounts for every stream
+        .layer(from_fn(asking::hide))
         .layer(from_fn_with_state(keys.clone(), authenticate));
     let unmetered = provider.layer(from_fn_with_state(keys, authenticate));
     let rest = admin.router().fallback_service(unmetered);

@@ -38,6 +38,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(crate) keys: Option<PathBuf>,
 
+    /// TOML file with what tokens cost, a table [models."NAME"] each; without it the rows have no cost
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prices: Option<PathBuf>,
+
     /// SQLite file that the rows are written to
     #[arg(long, value_name = "FILE", default_value = "gateway.sqlite")]
     pub(crate) ledger: PathBuf,

@@ -8,6 +8,7 @@ use axum::http::Method;
 use axum::response::Response;
 
 use crate::args::Args;
+use crate::asking;
 use crate::errors::{Fatal, Problem};
 use crate::provider;
 use crate::replay::Replay;
@@ -28,16 +29,22 @@ impl Backend {
             (None, None) => Ok(Self::Embedded { interval: args.token_interval }),
         }
     }
+
+    async fn serve(&self, request: Request) -> Result<Response, Problem> {
+        match self {
+            Self::Upstream(upstream) => asking::answer(request, |request| upstream.answer(request)).await,
+            _ if request.method() != Method::POST => Err(Problem::PostOnly),
+            // Recordings arrive as they are.
+            Self::Replay(replay) => replay.answer(request).await,
+            Self::Embedded { interval } => {
+                asking::answer(request, |request| provider::answer(request, *interval)).await
+            }
+        }
+    }
 }
 
 /// Answers a request whose key is known.
 pub(crate) async fn answer(State(backend): State<Arc<Backend>>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
-    let answer = match &*backend {
-        Backend::Upstream(upstream) => upstream.answer(request).await,
-        _ if request.method() != Method::POST => Err(Problem::PostOnly),
-        Backend::Replay(replay) => replay.answer(request.headers()).await,
-        Backend::Embedded { interval } => provider::answer(request, *interval).await,
-    };
-    answer.unwrap_or_else(|problem| problem.response(&path))
+    backend.serve(request).await.unwrap_or_else(|problem| problem.response(&path))
 }

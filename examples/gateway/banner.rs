@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::keys::Keys;
 
 /// Says where the gateway is and how to try it. The first line is for scripts.
-pub(crate) fn print(address: SocketAddr, args: &Args, keys: &Keys, backend: &Backend) {
+pub(crate) fn print(address: SocketAddr, args: &Args, keys: &Keys, models: usize, backend: &Backend) {
     let backend = match backend {
         Backend::Upstream(upstream) => format!("proxy to {}", upstream.base()),
         Backend::Replay(replay) => format!("{} recordings, chosen by x-replay", replay.len()),
@@ -25,6 +25,10 @@ pub(crate) fn print(address: SocketAddr, args: &Args, keys: &Keys, backend: &Bac
         ),
         Some(file) => ("KEY", format!("{} from {}", keys.len(), file.display())),
     };
+    let prices = match &args.prices {
+        None => "none, so rows have no cost: see --prices".into(),
+        Some(file) => format!("{models} from {}", file.display()),
+    };
     let admin = match args.admin_key {
         Some(_) => "with the admin key as bearer token",
         None => "open, on this loopback address",
@@ -33,6 +37,7 @@ pub(crate) fn print(address: SocketAddr, args: &Args, keys: &Keys, backend: &Bac
         "listening on http://{address}
   provider  {backend}
   keys      {keys}
+  prices    {prices}
   ledger    {ledger}: GET /ledger, GET /ledger/ID
   operator  {admin}: GET /streams, DELETE /streams/ID, GET /audit, GET /healthz
 try

@@ -2,21 +2,41 @@
 
 use std::sync::Arc;
 
+use axum::http::request::Parts;
 use streaming_accumulator::{BoxError, StreamHook, StreamRecord};
 
+use crate::hiding::Hidden;
 use crate::keys::Tenant;
 use crate::ledger::Ledger;
 use crate::live::Live;
 
-/// What the layer knows of a request: the tenant, absent only if the layer were installed without
-/// authentication around it.
-pub(crate) type Context = Option<Tenant>;
+/// What the layer knows of a request.
+pub(crate) struct Context {
+    /// Absent only if the layer were installed without authentication around it.
+    pub(crate) tenant: Option<Tenant>,
+    /// What was kept from the client, while the stream runs.
+    pub(crate) hidden: Hidden,
+}
 
 /// Writes each record into the ledger.
 pub(crate) struct Billing {
     ledger: Ledger,
     live: Live,
 }
+
+// === impl Context ===
+
+impl Context {
+    /// Takes what the middleware around the layer put into the request's extensions.
+    pub(crate) fn of(request: &Parts) -> Self {
+        Self {
+            tenant: request.extensions.get().cloned(),
+            hidden: request.extensions.get().cloned().unwrap_or_default(),
+        }
+    }
+}
+
+// === impl Billing ===
 
 impl Billing {
     pub(crate) fn new(ledger: Ledger, live: Live) -> Self {

@@ -86,6 +86,15 @@ impl Fatal {
         );
         Self { code: 6, message }
     }
+
+    pub(crate) fn prices(file: &Path, what: impl Display) -> Self {
+        let message = format!(
+            "price file {}: {what}; expected TOML as in examples/gateway/prices.toml: a table [models.\"NAME\"] \
+             each, with input and output, and perhaps cached_input and cache_write, per million tokens",
+            file.display()
+        );
+        Self { code: 7, message }
+    }
 }
 
 // === impl Problem ===

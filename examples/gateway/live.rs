@@ -10,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use streaming_accumulator::{StreamHandle, StreamId};
 
+use crate::hiding::Hidden;
 use crate::keys::Tenant;
 
 /// The streams that are known by name.
@@ -21,6 +22,7 @@ pub(crate) struct Live(Arc<Mutex<HashMap<StreamId, Caller>>>);
 pub(crate) struct Caller {
     pub(crate) tenant: Option<Tenant>,
     pub(crate) path: String,
+    pub(crate) hidden: Hidden,
 }
 
 // === impl Live ===
@@ -46,8 +48,12 @@ pub(crate) async fn stamp(State(live): State<Live>, request: Request, next: Next
         // Not metered, because the layer is not around.
         return next.run(request).await;
     };
-    let tenant = request.extensions().get::<Tenant>().cloned();
-    live.lock().insert(stream, Caller { tenant, path: request.uri().path().to_owned() });
+    let caller = Caller {
+        tenant: request.extensions().get().cloned(),
+        path: request.uri().path().to_owned(),
+        hidden: request.extensions().get().cloned().unwrap_or_default(),
+    };
+    live.lock().insert(stream, caller);
     let mut response = next.run(request).await;
     if let Ok(id) = HeaderValue::from_str(&stream.to_string()) {
         response.headers_mut().insert("x-stream-id", id);

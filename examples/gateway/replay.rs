@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use serde::Deserialize;
 
 use crate::errors::{Fatal, Problem};
@@ -66,8 +68,9 @@ impl Replay {
         self.recordings.len()
     }
 
-    pub(crate) async fn answer(&self, headers: &HeaderMap) -> Result<Response, Problem> {
-        let name = headers.get("x-replay").map(|value| String::from_utf8_lossy(value.as_bytes()));
+    pub(crate) async fn answer(&self, request: Request) -> Result<Response, Problem> {
+        let (head, body) = request.into_parts();
+        let name = head.headers.get("x-replay").map(|value| String::from_utf8_lossy(value.as_bytes()));
         let Some(name) = name else {
             return Err(Problem::Invalid {
                 param: None,
@@ -80,6 +83,9 @@ impl Replay {
                 "x-replay: no recording {name:?}; the nearest are {nearest}"
             )));
         };
+        // Nothing in it matters here. But it names the model, and the layer reads along.
+        let mut request = body.into_data_stream();
+        while let Some(Ok(_)) = request.next().await {}
         let body = tokio::fs::read(&recording.file).await.map_err(|error| {
             Problem::Internal(format!("x-replay: cannot read the recording {name:?}: {error}"))
         })?;

@@ -15,55 +15,97 @@ SCENE, BASE = sys.argv[1], sys.argv[2]
 ASK = [{"role": "user", "content": "how are you"}]
 OPENAI = openai.OpenAI(base_url=f"{BASE}/v1", api_key="sk-demo-alice", max_retries=0)
 ANTHROPIC = anthropic.Anthropic(base_url=BASE, api_key="sk-demo-bob", max_retries=0)
+CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 
 
-def seen(tenant, path, response, text, input_tokens, output_tokens):
-    return {
-        "tenant": tenant,
-        "path": path,
+def seen(path, response, text, finish_reason, usage):
+    """What there is to compare with the row, in the ledger's words."""
+    tokens = {}
+    if path in (CHAT, COMPLETIONS) and usage:
+        details, output_details = usage.prompt_tokens_details, usage.completion_tokens_details
+        tokens = {
+            "input_tokens": usage.prompt_tokens,
+            "output_tokens": usage.completion_tokens,
+            "cached_input_tokens": details.cached_tokens if details else None,
+            "reasoning_tokens": output_details.reasoning_tokens if output_details else None,
+            "total_tokens": usage.total_tokens,
+        }
+    elif path == RESPONSES:
+        tokens = {
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "cached_input_tokens": usage.input_tokens_details.cached_tokens,
+            "reasoning_tokens": usage.output_tokens_details.reasoning_tokens,
+            "total_tokens": usage.total_tokens,
+        }
+    elif path == MESSAGES:
+        # Here the cached tokens are counted apart.
+        cached, written = usage.cache_read_input_tokens, usage.cache_creation_input_tokens
+        tokens = {
+            "input_tokens": usage.input_tokens + cached + written,
+            "output_tokens": usage.output_tokens,
+            "cached_input_tokens": cached,
+            "cache_write_input_tokens": written,
+        }
+    row = {
         "id": response.headers["x-stream-id"],
-        "text": text,
-        "input_tokens": input_tokens,
-        "output_tokens": output_tokens,
+        "tenant": "bob" if path == MESSAGES else "alice",
+        "path": path,
+        "finish_reason": finish_reason,
+        "text_len": len(text),
+        **tokens,
     }
+    return {"text": text, "row": row}
+
+
+def joined(chunks, text):
+    """Of a stream of chunks: the text of choice 0 and why it ended."""
+    choices = [c.choices[0] for c in chunks if c.choices]
+    return "".join(text(choice) or "" for choice in choices), choices[-1].finish_reason
+
+
+def of_chat(choice):
+    return choice.delta.content
+
+
+def of_completion(choice):
+    return choice.text
+
+
+def chat_stream(**options):
+    return OPENAI.chat.completions.with_raw_response.create(
+        model="demo", messages=ASK, max_tokens=5, stream=True, **options
+    )
+
+
+def completion_stream(**options):
+    return OPENAI.completions.with_raw_response.create(
+        model="demo", prompt="how are you", max_tokens=5, stream=True, **options
+    )
 
 
 def complete():
     """Each protocol, whole and streamed, five words each."""
-    path = "/v1/chat/completions"
     raw = OPENAI.chat.completions.with_raw_response.create(model="demo", messages=ASK, max_tokens=5)
     chat = raw.parse()
-    assert chat.choices[0].finish_reason == "length", chat
-    text = chat.choices[0].message.content
-    yield seen("alice", path, raw, text, chat.usage.prompt_tokens, chat.usage.completion_tokens)
+    yield seen(CHAT, raw, chat.choices[0].message.content, chat.choices[0].finish_reason, chat.usage)
 
-    raw = OPENAI.chat.completions.with_raw_response.create(
-        model="demo", messages=ASK, max_tokens=5, stream=True, stream_options={"include_usage": True}
-    )
+    raw = chat_stream(stream_options={"include_usage": True})
     chunks = list(raw.parse())
-    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length", chunks
-    usage = chunks[-1].usage
-    yield seen("alice", path, raw, text, usage.prompt_tokens, usage.completion_tokens)
+    yield seen(CHAT, raw, *joined(chunks, of_chat), chunks[-1].usage)
 
-    path = "/v1/completions"
     raw = OPENAI.completions.with_raw_response.create(model="demo", prompt="how are you", max_tokens=5)
     done = raw.parse()
-    yield seen("alice", path, raw, done.choices[0].text, done.usage.prompt_tokens, done.usage.completion_tokens)
+    yield seen(COMPLETIONS, raw, done.choices[0].text, done.choices[0].finish_reason, done.usage)
 
-    raw = OPENAI.completions.with_raw_response.create(
-        model="demo", prompt="how are you", max_tokens=5, stream=True, stream_options={"include_usage": True}
-    )
+    raw = completion_stream(stream_options={"include_usage": True})
     chunks = list(raw.parse())
-    text = "".join(c.choices[0].text for c in chunks if c.choices)
-    usage = chunks[-1].usage
-    yield seen("alice", path, raw, text, usage.prompt_tokens, usage.completion_tokens)
+    yield seen(COMPLETIONS, raw, *joined(chunks, of_completion), chunks[-1].usage)
 
-    path = "/v1/responses"
     raw = OPENAI.responses.with_raw_response.create(model="demo", input="how are you", max_output_tokens=5)
     done = raw.parse()
-    assert (done.status, done.incomplete_details.reason) == ("incomplete", "max_output_tokens"), done
-    yield seen("alice", path, raw, done.output_text, done.usage.input_tokens, done.usage.output_tokens)
+    assert done.status == "incomplete", done
+    yield seen(RESPONSES, raw, done.output_text, done.incomplete_details.reason, done.usage)
 
     raw = OPENAI.responses.with_raw_response.create(
         model="demo", input="how are you", max_output_tokens=5, stream=True
@@ -73,42 +115,65 @@ def complete():
     text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
     done = events[-1].response
     assert done.output_text == text, done
-    yield seen("alice", path, raw, text, done.usage.input_tokens, done.usage.output_tokens)
+    yield seen(RESPONSES, raw, text, done.incomplete_details.reason, done.usage)
 
-    path = "/v1/messages"
     raw = ANTHROPIC.messages.with_raw_response.create(model="demo", messages=ASK, max_tokens=5)
     done = raw.parse()
-    assert done.stop_reason == "max_tokens", done
-    yield seen("bob", path, raw, done.content[0].text, done.usage.input_tokens, done.usage.output_tokens)
+    yield seen(MESSAGES, raw, done.content[0].text, done.stop_reason, done.usage)
 
     with ANTHROPIC.messages.stream(model="demo", messages=ASK, max_tokens=5) as stream:
         done = stream.get_final_message()
-        assert done.stop_reason == "max_tokens", done
-        text = done.content[0].text
-        yield seen("bob", path, stream.response, text, done.usage.input_tokens, done.usage.output_tokens)
+        yield seen(MESSAGES, stream.response, done.content[0].text, done.stop_reason, done.usage)
+
+
+def unasked():
+    """Streams whose client does not ask for usage, and must not see that somebody else did."""
+    no = {"include_usage": False}
+    for raw, path, text in [
+        (chat_stream(), CHAT, of_chat),
+        (chat_stream(stream_options=no), CHAT, of_chat),
+        (completion_stream(), COMPLETIONS, of_completion),
+        (completion_stream(stream_options=no), COMPLETIONS, of_completion),
+    ]:
+        chunks = list(raw.parse())
+        assert all(chunk.choices for chunk in chunks), chunks
+        assert not any("usage" in chunk.model_fields_set for chunk in chunks), chunks
+        yield seen(path, raw, *joined(chunks, text), None)
 
 
 def long_streams():
-    """Each protocol, endless: the client's stream."""
-    yield OPENAI.chat.completions.create(model="demo", messages=ASK, max_tokens=1_000_000, stream=True)
-    yield ANTHROPIC.messages.create(model="demo", messages=ASK, max_tokens=1_000_000, stream=True)
-    yield OPENAI.completions.create(model="demo", prompt="hi", max_tokens=1_000_000, stream=True)
-    yield OPENAI.responses.create(model="demo", input="hi", max_output_tokens=1_000_000, stream=True)
+    """Each protocol, endless: the client's stream, and how an event's text is found."""
+    yield (
+        OPENAI.chat.completions.create(model="demo", messages=ASK, max_tokens=1_000_000, stream=True),
+        lambda chunk: chunk.choices[0].delta.content,
+    )
+    yield (
+        ANTHROPIC.messages.create(model="demo", messages=ASK, max_tokens=1_000_000, stream=True),
+        lambda event: event.delta.text if event.type == "content_block_delta" else None,
+    )
+    yield (
+        OPENAI.completions.create(model="demo", prompt="how are you", max_tokens=1_000_000, stream=True),
+        lambda chunk: chunk.choices[0].text,
+    )
+    yield (
+        OPENAI.responses.create(model="demo", input="how are you", max_output_tokens=1_000_000, stream=True),
+        lambda event: event.delta if event.type == "response.output_text.delta" else None,
+    )
 
 
 def cancel():
-    """Leaves after some events."""
-    for stream in long_streams():
-        events = iter(stream)
-        for _ in range(10):
-            next(events)
-        stream.close()
-        yield {"id": stream.response.headers["x-stream-id"]}
+    """Leaves after some words."""
+    for words in (1, 4, 40):
+        for stream, text_of in long_streams():
+            texts = filter(None, map(text_of, stream))
+            text = "".join(itertools.islice(texts, words))
+            stream.close()
+            yield {"id": stream.response.headers["x-stream-id"], "text_len": len(text)}
 
 
 def stopped():
     """The operator stops the stream while the client reads it."""
-    for stream in itertools.islice(long_streams(), 2):
+    for stream, _ in itertools.islice(long_streams(), 2):
         id = stream.response.headers["x-stream-id"]
         events = iter(stream)
         next(events)
@@ -147,5 +212,5 @@ def errors():
         yield "openai.NotFoundError"
 
 
-SCENES = {"complete": complete, "cancel": cancel, "stopped": stopped, "errors": errors}
+SCENES = {"complete": complete, "unasked": unasked, "cancel": cancel, "stopped": stopped, "errors": errors}
 json.dump(list(SCENES[SCENE]()), sys.stdout)

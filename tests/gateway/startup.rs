@@ -78,6 +78,23 @@ async fn a_replay_folder_that_cannot_be_read_is_exit_code_6() {
 }
 
 #[tokio::test]
+async fn a_bad_price_file_is_exit_code_7() {
+    let (code, message) = refused(["--prices", "/nowhere/prices.toml"]).await;
+    assert_eq!(code, Some(7), "{message}");
+    assert!(message.contains("/nowhere/prices.toml"), "{message}");
+
+    let file = Temp::file(".toml", "[models.\"gpt-4.1\"]\ninput = \"2.00\"\noutput = \"8,00\"\n");
+    let (code, message) = refused([OsStr::new("--prices"), file.path().as_os_str()]).await;
+    assert_eq!(code, Some(7), "{message}");
+    // The file, the model, the key, what is wrong, and the way out.
+    for named in
+        [&*file.path().to_string_lossy(), "\"gpt-4.1\"", "output", "\"8,00\"", "\"1.25\"", "prices.toml"]
+    {
+        assert!(message.contains(named), "{named}: {message}");
+    }
+}
+
+#[tokio::test]
 async fn bad_flags_are_exit_code_2() {
     for (flag, value) in [
         ("--token-interval", "20"),

@@ -5,27 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::support::{ALICE, BOB, Gateway, PATIENCE, chat, curl, curl_command, eventually, need_curl};
-
-const ROW_KEYS: [&str; 17] = [
-    "id",
-    "tenant",
-    "method",
-    "path",
-    "outcome",
-    "phase",
-    "evidence",
-    "ended_by",
-    "error",
-    "status",
-    "bytes",
-    "bytes_produced",
-    "chunks",
-    "started_at",
-    "first_chunk_ms",
-    "duration_ms",
-    "attempt",
-];
+use crate::ledger::ROW_KEYS;
+use crate::support::{ALICE, BOB, Gateway, chat, curl, curl_command, need_curl};
 
 /// Path, request, and how the last event of the stream is known.
 fn protocols(stream: bool) -> Vec<(&'static str, Value, &'static str)> {
@@ -81,7 +62,8 @@ async fn every_protocol_completes_with_one_row() {
             assert_eq!(row["error"], Value::Null);
             assert_eq!(row["status"], 200);
             assert_eq!(row["bytes"], answer.body.len());
-            assert_eq!(row["bytes_produced"], answer.body.len());
+            // More was produced where the gateway asked for usage that it did not pass on.
+            assert!(row["bytes_produced"].as_u64() >= row["bytes"].as_u64(), "{row}");
             assert_eq!(row["attempt"], 1);
             let started = row["started_at"].as_str().expect("a time");
             assert_eq!(started.len(), "2026-01-01T00:00:00.000Z".len(), "{started}");
@@ -309,63 +291,4 @@ async fn every_post_leaves_a_row_whatever_its_status() {
     let anthropic = curl([&gateway.url("/v1/messages"), "-H", ALICE, "-d", "{}"]).await.json();
     assert_eq!(anthropic["error"]["type"], "invalid_request_error");
     assert_eq!(gateway.rows().await.len(), cases.len() + 1);
-}
-
-#[tokio::test]
-async fn the_ledger_can_be_asked() {
-    need_curl!();
-    let gateway = Gateway::start(&["--token-interval", "0ms"]).await;
-    let mut ids = Vec::new();
-    for key in [ALICE, BOB, ALICE] {
-        let answer = curl([&gateway.url("/v1/chat/completions"), "-H", key, "-d", &chat(2)]).await;
-        ids.push(answer.id().to_owned());
-    }
-    gateway.settled().await;
-    let of = |rows: Value| -> Vec<String> {
-        let rows = rows.as_array().expect("an array").clone();
-        rows.iter().map(|row| row["id"].as_str().expect("an id").to_owned()).collect()
-    };
-    let newest_first: Vec<_> = ids.iter().rev().cloned().collect();
-    assert_eq!(of(gateway.get("/ledger").await), newest_first);
-    assert_eq!(of(gateway.get("/ledger?limit=1").await), [ids[2].clone()]);
-    assert_eq!(of(gateway.get("/ledger?tenant=alice").await), [ids[2].clone(), ids[0].clone()]);
-    assert_eq!(of(gateway.get("/ledger?tenant=bob&limit=5").await), [ids[1].clone()]);
-    assert_eq!(of(gateway.get("/ledger?tenant=nobody").await), Vec::<String>::new());
-    assert_eq!(curl([gateway.url("/ledger?limit=many")]).await.status, 400);
-    assert_eq!(curl([gateway.url("/ledger/nonsense")]).await.status, 404);
-    assert_eq!(curl([gateway.url("/ledger/01890a5d-ac96-774b-bcce-b302099a8057")]).await.status, 404);
-    assert_eq!(curl([gateway.url("/healthz")]).await.status, 200);
-}
-
-#[tokio::test]
-async fn keys_are_not_stored() {
-    need_curl!();
-    let gateway = Gateway::start(&["--token-interval", "0ms"]).await;
-    curl([&gateway.url("/v1/chat/completions"), "-H", ALICE, "-d", &chat(2)]).await;
-    gateway.settled().await;
-    assert!(gateway.banner.contains("sk-demo-alice"), "the demo keys are shown at the start");
-    gateway.signal("TERM").await;
-    let (status, said, ledger) = gateway.ended().await;
-    assert!(status.success());
-    assert!(!said.contains("sk-"), "{said}");
-    let file = std::fs::read(ledger.path()).expect("the ledger can be read");
-    assert!(file.windows(5).any(|five| five == b"alice"), "the row is in the file");
-    assert!(!file.windows(3).any(|three| three == b"sk-"), "and the key is not");
-}
-
-#[tokio::test]
-async fn a_ledger_that_is_locked_for_a_while_loses_nothing() {
-    need_curl!();
-    let gateway = Gateway::start(&["--token-interval", "0ms"]).await;
-    let other = rusqlite::Connection::open(gateway.ledger.path()).expect("the ledger opens");
-    other.execute_batch("begin immediate").expect("the ledger can be locked");
-    let answer = curl([&gateway.url("/v1/chat/completions"), "-H", ALICE, "-d", &chat(2)]).await;
-    eventually("a retry", PATIENCE, async || {
-        (gateway.get("/audit").await["hooks"][0]["retried"].as_u64() >= Some(1)).then_some(())
-    })
-    .await;
-    other.execute_batch("rollback").expect("the lock can be given back");
-    let row = gateway.row(answer.id()).await;
-    assert!(row["attempt"].as_u64() >= Some(2), "{row}");
-    assert_eq!(gateway.rows().await.len(), 1);
 }

@@ -14,6 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) const ALICE: &str = "authorization: Bearer sk-demo-alice";
 pub(crate) const BOB: &str = "x-api-key: sk-demo-bob";
 
+/// The price table that lies beside the example.
+pub(crate) const PRICES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/gateway/prices.toml");
+
 /// Long enough for a machine that is busy with all other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -109,7 +112,11 @@ impl Gateway {
     }
 
     pub(crate) async fn start_at(listen: &str, args: &[&str]) -> Self {
-        let ledger = Temp::new(".sqlite");
+        Self::start_with(listen, Temp::new(".sqlite"), args).await
+    }
+
+    /// With a ledger that may be there already.
+    pub(crate) async fn start_with(listen: &str, ledger: Temp, args: &[&str]) -> Self {
         let mut child = Command::new(program())
             .args(["--listen", listen, "--ledger"])
             .arg(ledger.path())

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use crate::support::{ALICE, BOB, Gateway, chat, curl, need_curl};
 
 /// A provider that answers one request with `answer` and hangs up; gives the request back.
-async fn provider(answer: &'static str) -> (String, JoinHandle<String>) {
+pub(crate) async fn provider(answer: &'static str) -> (String, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let served = tokio::spawn(async move {
@@ -21,7 +21,7 @@ async fn provider(answer: &'static str) -> (String, JoinHandle<String>) {
 }
 
 /// Reads up to the end of a body whose length is declared.
-async fn read_request(client: &mut TcpStream) -> String {
+pub(crate) async fn read_request(client: &mut TcpStream) -> String {
     let mut request = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&request).into_owned();
@@ -137,7 +137,13 @@ async fn a_gateway_before_a_gateway_meters_the_same_bytes() {
     let (outer, inner) = (gateway.rows().await, provider.rows().await);
     assert_eq!((outer.len(), inner.len()), (1, 1));
     assert_eq!(outer[0]["bytes"], answer.body.len());
-    assert_eq!(inner[0]["bytes"], answer.body.len());
+    // The outer one asked for usage: to the inner one it is a client that does.
+    assert_eq!(inner[0]["bytes"], outer[0]["bytes_produced"]);
+    assert!(inner[0]["bytes"].as_u64() > outer[0]["bytes"].as_u64(), "{inner:?}");
+    for count in ["input_tokens", "output_tokens", "total_tokens", "usage_basis", "finish_reason", "text_len"]
+    {
+        assert_eq!(outer[0][count], inner[0][count], "{count}");
+    }
     // Other methods are passed on as well, but nobody bills them.
     assert_eq!(curl([&gateway.url("/v1/models"), "-H", ALICE]).await.status, 405);
     assert_eq!(gateway.rows().await.len(), 1);

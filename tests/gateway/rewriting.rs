@@ -1,0 +1,303 @@
+//! Asking for usage, and hiding what came only because of that.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+use tokio_test::{assert_pending, assert_ready, task};
+
+use crate::hiding::{Hidden, Hiding};
+use crate::include_usage::{Hider, LONGEST_EVENT, ask};
+
+const COUNTS: &str = "data: {\"id\":\"1\",\"choices\":[],\"usage\":{\"prompt_tokens\":3}}\n\n";
+
+#[test]
+fn a_stream_that_does_not_ask_is_made_to() {
+    let cases = [
+        (r#"{"stream":true}"#, r#"{"stream":true,"stream_options":{"include_usage":true}}"#),
+        (
+            "{ \"stream\" : true,\r\n\"n\": 1e2 \n}\n",
+            "{ \"stream\" : true,\r\n\"n\": 1e2,\"stream_options\":{\"include_usage\":true} \n}\n",
+        ),
+        (
+            r#"{"stream_options":null,"stream":true}"#,
+            r#"{"stream_options":{"include_usage":true},"stream":true}"#,
+        ),
+        (
+            r#"{"stream":true,"stream_options":{}}"#,
+            r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+        ),
+        (
+            r#"{"stream":true,"stream_options": { "include_obfuscation":false }}"#,
+            r#"{"stream":true,"stream_options": {"include_usage":true, "include_obfuscation":false }}"#,
+        ),
+        (
+            r#"{"stream_options":{"include_usage":false,"x":[{}]},"stream":true}"#,
+            r#"{"stream_options":{"include_usage":true,"x":[{}]},"stream":true}"#,
+        ),
+        (
+            r#"{"stream_options":{"include_usage": null},"stream":true}"#,
+            r#"{"stream_options":{"include_usage": true},"stream":true}"#,
+        ),
+        // Only the object's own members count, and of two of a name the last one.
+        (
+            r#"{"messages":[{"stream_options":{"include_usage":true},"stream":false}],"stream":false,"stream":true}"#,
+            r#"{"messages":[{"stream_options":{"include_usage":true},"stream":false}],"stream":false,"stream":true,"stream_options":{"include_usage":true}}"#,
+        ),
+        (
+            r#"{"stream":true,"p":"} \" \\","stream_options":{"\u0069nclude_usage":false}}"#,
+            r#"{"stream":true,"p":"} \" \\","stream_options":{"\u0069nclude_usage":true}}"#,
+        ),
+    ];
+    for (body, expected) in cases {
+        let asking = ask(body.as_bytes()).unwrap_or_else(|| panic!("{body} is made to ask"));
+        assert_eq!(String::from_utf8(asking).expect("text"), expected);
+    }
+}
+
+#[test]
+fn every_other_request_stays_as_it_is() {
+    let bodies = [
+        "",
+        "not JSON",
+        "{}",
+        "[true]",
+        "true",
+        r#"{"stream":false}"#,
+        r#"{"stream":null}"#,
+        r#"{"stream":"true"}"#,
+        r#"{"stream":true,"stream":false}"#,
+        r#"{"options":{"stream":true}}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+        // The provider's to refuse.
+        r#"{"stream":true,"stream_options":[]}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":"yes"}}"#,
+        r#"{"stream":true"#,
+        r#"{"stream":true}}"#,
+    ];
+    for body in bodies {
+        assert_eq!(ask(body.as_bytes()), None, "{body}");
+    }
+}
+
+/// What passes of `parts`.
+fn passed(parts: &[&[u8]]) -> String {
+    let mut hider = Hider::new();
+    let mut out: Vec<u8> = parts.iter().flat_map(|part| hider.push(part)).collect();
+    out.extend(hider.finish());
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    assert_eq!(hider.hidden(), (length - out.len()) as u64, "what is hidden is counted");
+    String::from_utf8(out).expect("text")
+}
+
+#[test]
+fn a_null_is_cut_out_with_its_comma() {
+    let cases = [
+        (r#"{"id":1,"usage":null}"#, r#"{"id":1}"#),
+        (r#"{"id":1,"usage":null,"x":2}"#, r#"{"id":1,"x":2}"#),
+        (r#"{"usage":null,"x":2}"#, r#"{"x":2}"#),
+        (r#"{"id": 1, "usage": null, "x": 2}"#, r#"{"id": 1, "x": 2}"#),
+        (r#"{ "usage" : null , "x": 2 }"#, r#"{ "x": 2 }"#),
+        (r#"{"usage":null}"#, "{}"),
+        (
+            r#"{"choices":[],"prompt_filter_results":[1],"usage":null}"#,
+            r#"{"choices":[],"prompt_filter_results":[1]}"#,
+        ),
+    ];
+    for (sent, expected) in cases {
+        for field in ["data: ", "data:", "id: 7\ndata: ", ": a comment\nevent: x\ndata: "] {
+            assert_eq!(passed(&[format!("{field}{sent}\n\n").as_bytes()]), format!("{field}{expected}\n\n"));
+        }
+    }
+}
+
+#[test]
+fn what_is_not_ours_to_hide_passes() {
+    let events = [
+        "data: [DONE]\n\n",
+        ": \"usage\":null\n\n",
+        "event: \"usage\"\ndata\n\n",
+        "\n",
+        r#"data: {"choices":[{"delta":{"content":"\"usage\":null"}}]}"#,
+        r#"data: {"choices":[{"usage":null}],"x":{"usage":null}}"#,
+        // Counts beside text or beside nothing are sent unasked.
+        r#"data: {"choices":[{"index":0}],"usage":{"prompt_tokens":3}}"#,
+        r#"data: {"usage":{"prompt_tokens":3}}"#,
+        r#"data: {"choices":[],"usage":3}"#,
+        // No JSON, or JSON that is not of one line.
+        r#"data: {"choices":[],"usage":null"#,
+        "data: {\"choices\":[],\ndata: \"usage\":null}",
+        "other: {\"choices\":[],\"usage\":null}",
+    ];
+    for event in events {
+        let event = format!("{event}\n\n");
+        assert_eq!(passed(&[event.as_bytes()]), event);
+    }
+    // The stream broke off in it: no reader takes it for an event.
+    let begun = COUNTS.trim_end();
+    assert_eq!(passed(&[begun.as_bytes()]), begun);
+}
+
+#[test]
+fn an_event_that_is_too_long_passes_and_the_next_one_does_not() {
+    let long = format!("data: {{\"x\":\"{}\",\"usage\":null}}\n\n", "y".repeat(LONGEST_EVENT));
+    let stream = format!("{COUNTS}{long}{COUNTS}data: [DONE]\n\n");
+    let expected = format!("{long}data: [DONE]\n\n");
+    assert_eq!(passed(&[stream.as_bytes()]), expected);
+    let parts: Vec<&[u8]> = stream.as_bytes().chunks(4093).collect();
+    assert_eq!(passed(&parts), expected);
+}
+
+/// An event as it comes, and as it is without the option.
+fn event() -> impl Strategy<Value = (String, String)> {
+    let text =
+        prop_oneof![Just("\"usage\":null".to_owned()), Just("choices\":[]".to_owned()), any::<String>()];
+    let chunk = |text: &str, usage: &str| {
+        let text = serde_json::to_string(text).expect("JSON");
+        format!("data: {{\"id\":\"1\",\"choices\":[{{\"delta\":{{\"content\":{text}}}}}]{usage}}}")
+    };
+    let event = prop_oneof![
+        4 => text.clone().prop_map(move |text| (chunk(&text, ",\"usage\":null"), chunk(&text, ""))),
+        1 => text.prop_map(move |text| (chunk(&text, ",\"usage\":{}"), chunk(&text, ",\"usage\":{}"))),
+        2 => Just((COUNTS.trim_end().to_owned(), String::new())),
+        1 => Just(("data: {\"usage\": null, \"x\": 1}".to_owned(), "data: {\"x\": 1}".to_owned())),
+        1 => Just(("data: [DONE]".to_owned(), "data: [DONE]".to_owned())),
+        1 => Just((": \"usage\":null".to_owned(), ": \"usage\":null".to_owned())),
+    ];
+    (event, prop_oneof![Just("\n"), Just("\r\n"), Just("\r")]).prop_map(|((sent, bare), line)| {
+        let close = |event: String| if event.is_empty() { event } else { event + line + line };
+        (close(sent), close(bare))
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_chunking_passes_what_would_have_come_without_asking(
+        events in prop::collection::vec(event(), 0..12),
+        tail in prop_oneof![Just(""), Just("data: {\"usage\":null}"), Just("data: {")],
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..24),
+    ) {
+        let (sent, bare): (String, String) = events.into_iter().unzip();
+        let (sent, bare) = (sent + tail, bare + tail);
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(sent.len() + 1)).collect();
+        cuts.extend([0, sent.len()]);
+        cuts.sort_unstable();
+        let parts: Vec<&[u8]> = cuts.windows(2).map(|cut| &sent.as_bytes()[cut[0]..cut[1]]).collect();
+        prop_assert_eq!(passed(&parts), bare.clone());
+        let bytes: Vec<&[u8]> = sent.as_bytes().chunks(1).collect();
+        prop_assert_eq!(passed(&bytes), bare);
+    }
+
+    #[test]
+    fn arbitrary_bytes_do_not_panic(parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..8)) {
+        let mut hider = Hider::new();
+        let sent: usize = parts.iter().map(Vec::len).sum();
+        let passed: usize = parts.iter().map(|part| hider.push(part).len()).sum();
+        prop_assert!(passed + hider.held() <= sent);
+        let _ = ask(&parts.concat());
+    }
+}
+
+/// Yields what it was told to, then waits for ever.
+struct Scripted {
+    steps: VecDeque<Option<Result<Frame<Bytes>, &'static str>>>,
+    alive: Arc<()>,
+}
+
+impl Body for Scripted {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+        self.steps.pop_front().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+fn data(text: &'static str) -> Option<Result<Frame<Bytes>, &'static str>> {
+    Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))
+}
+
+/// The body, its count, and something that is shared with the inner body while that lives.
+fn hiding(
+    steps: impl IntoIterator<Item = Option<Result<Frame<Bytes>, &'static str>>>,
+) -> (Hiding<Scripted>, Hidden, Arc<()>) {
+    let (hidden, alive) = (Hidden::default(), Arc::new(()));
+    let inner = Scripted { steps: steps.into_iter().collect(), alive: Arc::clone(&alive) };
+    assert_eq!(Arc::strong_count(&inner.alive), 2);
+    (Hiding::new(inner, hidden.clone()), hidden, alive)
+}
+
+/// The next frame's text.
+fn text(frame: Option<Result<Frame<Bytes>, &'static str>>) -> String {
+    let data = frame.expect("a frame").expect("no error").into_data().expect("data");
+    String::from_utf8(data.into()).expect("text")
+}
+
+#[test]
+fn whole_events_go_out_at_once() {
+    let (mut body, hidden, _) = hiding([data("data: 1\n\ndata: 2\n"), data(COUNTS), data("da")]);
+    assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1\n\n");
+    // The counts were no event of their own: a line of the event before was open.
+    assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), format!("data: 2\n{COUNTS}"));
+    assert_pending!(task::spawn(body.frame()).poll());
+    assert!(!body.is_end_stream(), "two bytes are still to come");
+    assert_eq!(hidden.bytes(), 0);
+    assert_eq!(body.size_hint().exact(), None);
+    drop(body);
+    assert_eq!(hidden.bytes(), 2, "they were taken and not passed");
+}
+
+#[test]
+fn hidden_events_make_no_frames() {
+    let (mut body, hidden, _) = hiding([data(COUNTS), data(""), data("data: [DONE]\n\n"), None]);
+    assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: [DONE]\n\n");
+    assert_eq!(hidden.bytes(), COUNTS.len() as u64);
+    assert!(assert_ready!(task::spawn(body.frame()).poll()).is_none());
+    assert!(body.is_end_stream());
+}
+
+#[test]
+fn errors_trailers_and_ends_come_after_what_broke_off() {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-checksum", "1".parse().expect("a value"));
+    let trailers = Frame::trailers(trailers);
+
+    let (mut body, _, _) = hiding([data("data: 1"), Some(Err("broken"))]);
+    assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1");
+    assert_eq!(assert_ready!(task::spawn(body.frame()).poll()).expect("an end").expect_err("one"), "broken");
+
+    let (mut body, _, _) = hiding([data("data: 1"), Some(Ok(trailers))]);
+    assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1");
+    assert!(!body.is_end_stream());
+    let last = assert_ready!(task::spawn(body.frame()).poll()).expect("a frame").expect("no error");
+    assert_eq!(last.into_trailers().expect("trailers")["x-checksum"], "1");
+
+    let (mut body, hidden, _) = hiding([data("data: 1"), None]);
+    assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1");
+    assert!(assert_ready!(task::spawn(body.frame()).poll()).is_none());
+    drop(body);
+    assert_eq!(hidden.bytes(), 0);
+}
+
+#[test]
+fn a_body_that_is_dropped_drops_the_inner_one() {
+    let (mut body, hidden, alive) = hiding([data("data: 1\n\n"), data("data: 2")]);
+    assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1\n\n");
+    assert_eq!(Arc::strong_count(&alive), 2);
+    drop(body);
+    assert_eq!(Arc::strong_count(&alive), 1);
+    assert_eq!(hidden.bytes(), 0, "the second event was never taken");
+}
