@@ -271,8 +271,8 @@ impl<C: Send + Sync + 'static, R> Builder<C, R> {
     /// request are kept. Default: requests are not touched.
     ///
     /// The inner service then gets requests with a [`RequestBody`](crate::RequestBody) around the client's body,
-    /// frame by frame the same. Requests whose `content-type` is not JSON and those with a `content-encoding` go
-    /// by unread. What is read is charged to the [budget](Self::memory_budget); where that has no room, the prompt
+    /// frame by frame the same. Requests whose `content-type` is another than JSON, none, or `curl -d`'s own, and
+    /// those with a `content-encoding` go by unread. What is read is charged to the [budget](Self::memory_budget); where that has no room, the prompt
     /// is let go and reading ends.
     pub fn capture_request(self, max: usize) -> Builder<C, CaptureRequest> {
         Builder {

@@ -81,7 +81,8 @@ impl<B: Body<Data = Bytes>> MapRequest<B> for CaptureRequest {
     }
 }
 
-/// Whether a request's body looks like JSON that can be read: it says so or says nothing, and is not packed.
+/// Whether a request's body looks like JSON that can be read: it says so or says nothing, and is not packed. What
+/// `curl -d` says of every body counts as nothing.
 fn may_be_json(headers: &HeaderMap) -> bool {
     let is = |name: HeaderName, test: fn(&str) -> bool| {
         headers.get(name).is_none_or(|value| value.to_str().is_ok_and(test))
@@ -89,7 +90,9 @@ fn may_be_json(headers: &HeaderMap) -> bool {
     is(CONTENT_ENCODING, |coding| coding.trim().eq_ignore_ascii_case("identity"))
         && is(CONTENT_TYPE, |kind| {
             let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-            kind == "application/json" || kind.ends_with("+json")
+            kind == "application/json"
+                || kind.ends_with("+json")
+                || kind == "application/x-www-form-urlencoded"
         })
 }
 

@@ -150,7 +150,8 @@ impl Invoke {
     fn model_event(&mut self, data: &[u8], reading: &mut Reading) {
         let awaits = reading.awaits();
         let looks = awaits.text || awaits.reasoning || awaits.tool_call;
-        if !MATTERS.stand_in(data) && !(looks && TEXT.stand_in(data)) {
+        let matters = MATTERS.stand_in(data) || (looks && TEXT.stand_in(data));
+        if !matters {
             return;
         }
         let json = Json::of(data);

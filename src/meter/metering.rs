@@ -79,9 +79,21 @@ impl Metering {
         if self.reading.stopped().is_some() {
             return;
         }
-        let Self { meter, unpacker, reading, charge } = self;
-        reading.set_now(now);
-        let read = AssertUnwindSafe(|| match unpacker {
+        self.reading.set_now(now);
+        match catch_unwind(AssertUnwindSafe(|| self.read(chunk))) {
+            Ok(buffered) => self.charge(buffered),
+            Err(_) => self.reading.incomplete(Incomplete::Panicked),
+        }
+        if self.reading.stopped().is_some() {
+            // It holds the coding's window.
+            self.unpacker = None;
+        }
+    }
+
+    /// Reads a chunk; how many bytes are buffered then.
+    fn read(&mut self, chunk: &[u8]) -> usize {
+        let Self { meter, unpacker, reading, .. } = self;
+        match unpacker {
             None => meter.feed(chunk, reading),
             Some(unpacker) => {
                 let fed = unpacker.feed(chunk, &mut |bytes| meter.feed(bytes, reading));
@@ -89,17 +101,17 @@ impl Metering {
                     reading.incomplete(reason);
                 }
             }
-        });
-        if catch_unwind(read).is_err() {
-            self.reading.incomplete(Incomplete::Panicked);
-            return;
         }
-        // Only what has no room is given up, the texts first: the counts are what is billed.
-        let buffered = meter.buffered() + unpacker.as_ref().map_or(0, Unpacker::held);
-        if !charge.cover(buffered + reading.held()) {
-            reading.drop_texts();
-            if !charge.cover(buffered) {
-                reading.incomplete(Incomplete::Memory);
+        meter.buffered() + unpacker.as_ref().map_or(0, Unpacker::held)
+    }
+
+    /// Has the budget hold what is kept. Only what has no room is given up, the texts first: the counts are what
+    /// is billed.
+    fn charge(&mut self, buffered: usize) {
+        if !self.charge.cover(buffered + self.reading.held()) {
+            self.reading.drop_texts();
+            if !self.charge.cover(buffered) {
+                self.reading.incomplete(Incomplete::Memory);
             }
         }
     }

@@ -146,11 +146,7 @@ impl Dialect for OpenAiResponses {
             Some("response.reasoning_text.delta" | "response.reasoning_summary_text.delta") => {
                 reading.reasoning(delta);
             }
-            Some("response.output_item.added") => {
-                if event.item.kind.as_deref().is_some_and(|kind| kind.ends_with("_call")) {
-                    reading.tool_call("");
-                }
-            }
+            Some("response.output_item.added") if event.item.is_call() => reading.tool_call(""),
             Some(kind) if kind.ends_with("_call_arguments.delta") => reading.tool_call(delta),
             Some("response.created" | "response.in_progress" | "response.queued") => {
                 self.response(&event.response, reading);
@@ -272,6 +268,10 @@ impl<'de> Fields<'de> for Reason<'de> {
 }
 
 impl Item<'_> {
+    fn is_call(&self) -> bool {
+        self.kind.as_deref().is_some_and(|kind| kind.ends_with("_call"))
+    }
+
     fn read(&self, reading: &mut Reading) {
         let text = self.text.as_deref().unwrap_or_default();
         match self.kind.as_deref() {
@@ -280,7 +280,7 @@ impl Item<'_> {
             Some("refusal") => reading.hidden(text),
             Some("reasoning") => self.parts.iter().for_each(|part| part.read(reading)),
             Some("reasoning_text" | "summary_text") => reading.reasoning(text),
-            Some(kind) if kind.ends_with("_call") => reading.tool_call(text),
+            Some(_) if self.is_call() => reading.tool_call(text),
             _ => {}
         }
     }
