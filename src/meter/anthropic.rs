@@ -62,26 +62,17 @@ struct Block<'de> {
     stop_reason: Text<'de>,
 }
 
-/// What makes an event matter where its text does not.
-static MATTERS: Lazy<Keys> =
-    Lazy::new(|| Keys::new(&["usage\"", "stop_reason\"", "error\""]).or_words(&["message_stop\""]));
-static TEXT: Lazy<Keys> = Lazy::new(|| Keys::new(&["text\""]));
-static REASONING: Lazy<Keys> = Lazy::new(|| Keys::new(&["thinking\""]));
-static TOOLS: Lazy<Keys> = Lazy::new(|| Keys::new(&["content_block\"", "partial_json\""]));
+static KEYS: Lazy<Keys> = Lazy::new(|| {
+    Keys::new(&["usage", "stop_reason", "error"])
+        .text(&["text"])
+        .reasoning(&["thinking"])
+        .tool_call(&["content_block", "partial_json"])
+        .words(&["message_stop"])
+});
 
 // === impl Anthropic ===
 
 impl Anthropic {
-    /// Whether `data` holds anything that is wanted.
-    fn matters(data: &[u8], reading: &Reading) -> bool {
-        let awaits = reading.awaits();
-        awaits.model
-            || MATTERS.stand_in(data)
-            || (awaits.text && TEXT.stand_in(data))
-            || (awaits.reasoning && REASONING.stand_in(data))
-            || (awaits.tool_call && TOOLS.stand_in(data))
-    }
-
     fn message(&mut self, message: &Message<'_>, reading: &mut Reading) {
         if let Some(model) = &message.model {
             reading.model(model);
@@ -112,7 +103,7 @@ impl Anthropic {
 
 impl Dialect for Anthropic {
     fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
-        if !reading.wants_text() && !Self::matters(data, reading) {
+        if !reading.awaits().model && !KEYS.matter(data, reading) {
             return;
         }
         let json = Json::of(data);

@@ -97,14 +97,14 @@ struct ModelCounts {
     output: Option<(&'static str, u64)>,
 }
 
-static TEXT: Lazy<Keys> = Lazy::new(|| {
-    Keys::new(&["text\"", "outputText\"", "generation\"", "completion\"", "content_block\"", "toolUse\""])
-});
-/// What makes an event of a model matter where its text does not.
-static MATTERS: Lazy<Keys> = Lazy::new(|| {
-    let reasons = ["stop_reason\"", "stopReason\"", "completionReason\"", "finish_reason\""];
-    let counts = ["usage\"", "Metrics\"", "oken_count\"", "okenCount\""];
-    Keys::new(&[reasons, counts].concat()).or_words(&["message_start\"", "message_stop\""])
+static KEYS: Lazy<Keys> = Lazy::new(|| {
+    let reasons = ["stop_reason", "stopReason", "completionReason", "finish_reason"];
+    let counts = ["usage", "Metrics", "oken_count", "okenCount"];
+    Keys::new(&[reasons, counts].concat())
+        .text(&["text", "outputText", "generation", "completion"])
+        .reasoning(&["thinking", "reasoningContent"])
+        .tool_call(&["content_block", "partial_json", "toolUse"])
+        .words(&["message_start", "message_stop"])
 });
 
 // === impl Converse ===
@@ -148,10 +148,7 @@ impl Dialect for Converse {
 impl Invoke {
     /// Reads the model's own event.
     fn model_event(&mut self, data: &[u8], reading: &mut Reading) {
-        let awaits = reading.awaits();
-        let looks = awaits.text || awaits.reasoning || awaits.tool_call;
-        let matters = MATTERS.stand_in(data) || (looks && TEXT.stand_in(data));
-        if !matters {
+        if !KEYS.matter(data, reading) {
             return;
         }
         let json = Json::of(data);

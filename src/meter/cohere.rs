@@ -89,20 +89,13 @@ struct Tokens {
     reasoning: Option<u64>,
 }
 
-/// What makes an event matter where its text does not.
-static MATTERS: Lazy<Keys> = Lazy::new(|| Keys::new(&["usage\"", "finish_reason\"", "error\"", "meta\""]));
-static TEXT: Lazy<Keys> = Lazy::new(|| Keys::new(&["text\"", "content\""]));
-static REASONING: Lazy<Keys> = Lazy::new(|| Keys::new(&["thinking\""]));
-static TOOLS: Lazy<Keys> = Lazy::new(|| Keys::new(&["tool_calls\""]).or_words(&["tool-calls-chunk\""]));
-
-fn matters(data: &[u8], reading: &Reading) -> bool {
-    let awaits = reading.awaits();
-    reading.wants_text()
-        || MATTERS.stand_in(data)
-        || (awaits.text && TEXT.stand_in(data))
-        || (awaits.reasoning && REASONING.stand_in(data))
-        || (awaits.tool_call && TOOLS.stand_in(data))
-}
+static KEYS: Lazy<Keys> = Lazy::new(|| {
+    Keys::new(&["usage", "finish_reason", "error", "meta"])
+        .text(&["text", "content"])
+        .reasoning(&["thinking"])
+        .tool_call(&["tool_calls"])
+        .words(&["message-end", "stream-end", "tool-calls-chunk"])
+});
 
 /// The end of an answer: reason, counts, error.
 fn end(reason: &str, usage: Option<&str>, error: Option<&str>, reading: &mut Reading) {
@@ -126,7 +119,7 @@ fn end(reason: &str, usage: Option<&str>, error: Option<&str>, reading: &mut Rea
 
 impl Dialect for CohereV2 {
     fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
-        if !matters(data, reading) {
+        if !KEYS.matter(data, reading) {
             return;
         }
         let json = Json::of(data);
@@ -162,7 +155,7 @@ impl Dialect for CohereV2 {
 
 impl Dialect for CohereV1 {
     fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
-        if !matters(data, reading) {
+        if !KEYS.matter(data, reading) {
             return;
         }
         let json = Json::of(data);

@@ -7,7 +7,9 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::str;
 
+use memchr::memchr;
 use memchr::memmem::Finder;
 use once_cell::sync::Lazy;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -37,9 +39,12 @@ pub(super) type Text<'de> = Option<Cow<'de, str>>;
 
 impl<'a> Json<'a> {
     pub(super) fn of(bytes: &'a [u8]) -> Self {
-        match String::from_utf8_lossy(bytes) {
-            Cow::Borrowed(text) => Self(without_lone_surrogates(text)),
-            Cow::Owned(text) => Self(Cow::Owned(without_lone_surrogates(&text).into_owned())),
+        match str::from_utf8(bytes) {
+            Ok(text) => Self(without_lone_surrogates(text)),
+            Err(_) => {
+                let text = String::from_utf8_lossy(bytes);
+                Self(Cow::Owned(without_lone_surrogates(&text).into_owned()))
+            }
         }
     }
 
@@ -77,6 +82,9 @@ pub(super) fn get<'de, F: Fields<'de> + Default>(json: &'de str) -> Option<F> {
 fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
     static ESCAPE: Lazy<Finder<'static>> = Lazy::new(|| Finder::new(b"\\u"));
     let bytes = json.as_bytes();
+    if memchr(b'\\', bytes).is_none() {
+        return Cow::Borrowed(json);
+    }
     let mut repaired = String::new();
     let mut taken = 0;
     let mut at = 0;
@@ -105,7 +113,7 @@ fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
 /// The surrogate that the escape at `at` stands for.
 fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
-    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.starts_with(['d', 'D']))?;
+    let digits = str::from_utf8(digits).ok().filter(|digits| digits.starts_with(['d', 'D']))?;
     u16::from_str_radix(digits, 16).ok().filter(|unit| (0xD800..=0xDFFF).contains(unit))
 }
 

@@ -4,55 +4,124 @@
 //! `usage":` can only be the end of a key: no content, however it speaks of `"usage":{`, is taken for one. A key
 //! could be written with escapes, as in `"us\u0061ge"`; nobody does, and an event with escaped ASCII letters
 //! counts as one that matters.
+//!
+//! All keys of a dialect are looked for in one pass, by SIMD where the processor has it.
 
-use memchr::memmem::Finder;
+use aho_corasick::packed::{Config, MatchKind, Searcher};
+use memchr::memmem;
 
-/// Keys that make an event matter, unless their values are `null` or `false`.
+use super::Reading;
+
+/// The start of an escape that could be one of an ASCII character.
+const ESCAPE: &str = "\\u00";
+
+/// The keys by which a dialect tells the events that matter.
 pub(super) struct Keys {
-    /// Each with the closing quote.
-    finders: Box<[Finder<'static>]>,
-    words: Box<[Finder<'static>]>,
-    escape: Finder<'static>,
+    /// Each name with its closing quote; the escape.
+    needles: Vec<(String, Sign)>,
+    /// Of the needles, by their places. None where the processor has no SIMD.
+    searcher: Option<Searcher>,
 }
+
+/// What a needle that was found says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    /// Matters if it is a key whose value is neither `null` nor `false`.
+    Key,
+    /// As `Key`, while a first text is awaited.
+    Text,
+    /// As `Key`, while first reasoning is.
+    Reasoning,
+    /// As `Key`, while a first tool call is.
+    ToolCall,
+    /// Matters wherever it stands.
+    Word,
+    /// Matters if it is an ASCII letter's.
+    Escape,
+}
+
+// === impl Keys ===
 
 impl Keys {
-    /// Keys, each as `name"`.
-    pub(super) fn new(names: &[&'static str]) -> Self {
-        Self { finders: finders(names), words: Box::default(), escape: Finder::new(b"\\u00") }
+    /// Events with one of these keys matter, unless its value is `null` or `false`.
+    pub(super) fn new(names: &[&str]) -> Self {
+        let needles = vec![(ESCAPE.to_owned(), Sign::Escape)];
+        Self { needles, searcher: None }.and(names, Sign::Key)
     }
 
-    /// And values: strings that end in one of `words`, each as `word"`, make an event matter, too.
-    pub(super) fn or_words(self, words: &[&'static str]) -> Self {
-        Self { words: finders(words), ..self }
+    /// Those with these keys do while a first text is awaited.
+    pub(super) fn text(self, names: &[&str]) -> Self {
+        self.and(names, Sign::Text)
     }
 
-    /// Whether one of the keys stands somewhere in `json` with another value than `null` and `false`, or one of
-    /// the words.
-    /// May say so wrongly, of a longer key or word that ends in one of these; never the reverse.
+    /// Those with these keys do while first reasoning is awaited.
+    pub(super) fn reasoning(self, names: &[&str]) -> Self {
+        self.and(names, Sign::Reasoning)
+    }
+
+    /// Those with these keys do while a first tool call is awaited.
+    pub(super) fn tool_call(self, names: &[&str]) -> Self {
+        self.and(names, Sign::ToolCall)
+    }
+
+    /// Those in which a string ends in one of these words do.
+    pub(super) fn words(self, words: &[&str]) -> Self {
+        self.and(words, Sign::Word)
+    }
+
+    fn and(mut self, names: &[&str], sign: Sign) -> Self {
+        self.needles.extend(names.iter().map(|name| (format!("{name}\""), sign)));
+        let mut searcher = Config::new().match_kind(MatchKind::LeftmostFirst).builder();
+        searcher.extend(self.needles.iter().map(|(needle, _)| needle));
+        self.searcher = searcher.build();
+        self
+    }
+
+    /// Whether `json` may hold anything that `reading` is to be told. May say so wrongly, of a longer key that ends
+    /// in one of these; never the reverse.
     #[inline]
-    pub(super) fn stand_in(&self, json: &[u8]) -> bool {
-        self.finders.iter().any(|finder| has_value(finder, json))
-            || self.words.iter().any(|finder| finder.find(json).is_some())
-            || self.has_escaped_letters(json)
+    pub(super) fn matter(&self, json: &[u8], reading: &Reading) -> bool {
+        reading.wants_text() || self.stand_in(json, reading)
     }
 
-    fn has_escaped_letters(&self, json: &[u8]) -> bool {
-        // U+0040 to U+007F.
-        self.escape.find_iter(json).any(|at| matches!(json.get(at + 4), Some(b'4'..=b'7')))
+    fn stand_in(&self, json: &[u8], reading: &Reading) -> bool {
+        let matters = |needle: usize, end: usize| {
+            self.needles.get(needle).is_some_and(|(_, sign)| sign.holds(&json[end..], reading))
+        };
+        match &self.searcher {
+            Some(searcher) => {
+                searcher.find_iter(json).any(|found| matters(found.pattern().as_usize(), found.end()))
+            }
+            None => self.needles.iter().enumerate().any(|(at, (needle, _))| {
+                memmem::find_iter(json, needle).any(|start| matters(at, start + needle.len()))
+            }),
+        }
     }
 }
 
-fn finders(needles: &[&'static str]) -> Box<[Finder<'static>]> {
-    debug_assert!(needles.iter().all(|needle| needle.ends_with('"')));
-    needles.iter().map(|needle| Finder::new(needle.as_bytes())).collect()
+// === impl Sign ===
+
+impl Sign {
+    /// Whether what was found matters; `rest` is what follows it.
+    #[inline]
+    fn holds(self, rest: &[u8], reading: &Reading) -> bool {
+        let awaits = reading.awaits();
+        match self {
+            Self::Key => has_value(rest),
+            Self::Text => awaits.text && has_value(rest),
+            Self::Reasoning => awaits.reasoning && has_value(rest),
+            Self::ToolCall => awaits.tool_call && has_value(rest),
+            Self::Word => true,
+            // U+0040 to U+007F.
+            Self::Escape => matches!(rest.first(), Some(b'4'..=b'7')),
+        }
+    }
 }
 
-/// Whether the key that `finder` finds stands in `json` with another value than `null` and `false`.
-fn has_value(finder: &Finder<'_>, json: &[u8]) -> bool {
-    finder.find_iter(json).any(|at| {
-        let rest = json[at + finder.needle().len()..].trim_ascii_start();
-        // No colon: it is the end of a string.
-        rest.strip_prefix(b":")
-            .is_some_and(|value| !matches!(value.trim_ascii_start().first(), Some(b'n' | b'f')))
-    })
+/// Whether what stands before `rest` is a key, and its value neither `null` nor `false`.
+#[inline]
+fn has_value(rest: &[u8]) -> bool {
+    // No colon: it is the end of a string.
+    let value = rest.trim_ascii_start().strip_prefix(b":");
+    value.is_some_and(|value| !matches!(value.trim_ascii_start().first(), Some(b'n' | b'f')))
 }

@@ -80,6 +80,12 @@ impl Lines {
         Some(Line::Joined)
     }
 
+    /// Whether the next byte begins a line, whatever it is.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        !self.after_return && !self.is_overflown && (self.is_joined || self.buffer.is_empty())
+    }
+
     /// The line that was put together.
     pub(super) fn joined(&self) -> &[u8] {
         &self.buffer

@@ -38,29 +38,18 @@ struct Message<'de> {
     calls: Option<&'de str>,
 }
 
-/// What makes a line matter where its text does not.
-static MATTERS: Lazy<Keys> = Lazy::new(|| Keys::new(&["done\"", "error\""]));
-static TEXT: Lazy<Keys> = Lazy::new(|| Keys::new(&["content\"", "response\""]));
-static REASONING: Lazy<Keys> = Lazy::new(|| Keys::new(&["thinking\""]));
-static TOOLS: Lazy<Keys> = Lazy::new(|| Keys::new(&["tool_calls\""]));
+static KEYS: Lazy<Keys> = Lazy::new(|| {
+    Keys::new(&["done", "error"])
+        .text(&["content", "response"])
+        .reasoning(&["thinking"])
+        .tool_call(&["tool_calls"])
+});
 
 // === impl Ollama ===
 
-impl Ollama {
-    /// Whether `data` holds anything that is wanted.
-    fn matters(data: &[u8], reading: &Reading) -> bool {
-        let awaits = reading.awaits();
-        awaits.model
-            || MATTERS.stand_in(data)
-            || (awaits.text && TEXT.stand_in(data))
-            || (awaits.reasoning && REASONING.stand_in(data))
-            || (awaits.tool_call && TOOLS.stand_in(data))
-    }
-}
-
 impl Dialect for Ollama {
     fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
-        if !reading.wants_text() && !Self::matters(data, reading) {
+        if !reading.awaits().model && !KEYS.matter(data, reading) {
             return;
         }
         let json = Json::of(data);

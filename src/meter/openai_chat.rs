@@ -90,11 +90,12 @@ struct Tool<'de> {
     arguments: Text<'de>,
 }
 
-/// What makes a chunk matter where its text does not.
-static MATTERS: Lazy<Keys> = Lazy::new(|| Keys::new(&["usage\"", "finish_reason\"", "error\""]));
-static TEXT: Lazy<Keys> = Lazy::new(|| Keys::new(&["content\"", "text\""]));
-static REASONING: Lazy<Keys> = Lazy::new(|| Keys::new(&["reasoning\"", "reasoning_content\"", "thinking\""]));
-static TOOLS: Lazy<Keys> = Lazy::new(|| Keys::new(&["tool_calls\"", "function_call\""]));
+static KEYS: Lazy<Keys> = Lazy::new(|| {
+    Keys::new(&["usage", "finish_reason", "error"])
+        .text(&["content", "text"])
+        .reasoning(&["reasoning", "reasoning_content", "thinking"])
+        .tool_call(&["tool_calls", "function_call"])
+});
 
 // === impl OpenAiChat ===
 
@@ -102,15 +103,6 @@ impl OpenAiChat {
     /// For Completions.
     pub(super) fn legacy() -> Self {
         Self { is_legacy: true, ..Self::default() }
-    }
-
-    fn matters(data: &[u8], reading: &Reading) -> bool {
-        let awaits = reading.awaits();
-        awaits.model
-            || MATTERS.stand_in(data)
-            || (awaits.text && TEXT.stand_in(data))
-            || (awaits.reasoning && REASONING.stand_in(data))
-            || (awaits.tool_call && TOOLS.stand_in(data))
     }
 
     fn choice(&self, choice: &Choice<'_>, reading: &mut Reading) {
@@ -141,7 +133,7 @@ impl Dialect for OpenAiChat {
             reading.usage_is_final();
             return;
         }
-        if !reading.wants_text() && !Self::matters(data, reading) {
+        if !reading.awaits().model && !KEYS.matter(data, reading) {
             return;
         }
         let json = Json::of(data);

@@ -70,8 +70,8 @@ struct Item<'de> {
 /// The start of nearly every event: its type can be told without parsing the rest.
 const HEAD: &[u8] = b"{\"type\":\"";
 
-/// What makes an event matter where its text does not. Only those that carry the whole response have these.
-static MATTERS: Lazy<Keys> = Lazy::new(|| Keys::new(&["response\"", "error\"", "usage\"", "code\""]));
+/// Where the type does not stand first: only the events that carry the whole response have these.
+static KEYS: Lazy<Keys> = Lazy::new(|| Keys::new(&["response", "error", "usage", "code"]));
 
 /// The events that are read, by their type.
 fn is_read(kind: &str, wants_text: bool) -> bool {
@@ -95,7 +95,7 @@ impl OpenAiResponses {
         let kind = data.strip_prefix(HEAD).and_then(|rest| rest.split(|byte| *byte == b'"').next());
         match kind.and_then(|kind| std::str::from_utf8(kind).ok()) {
             Some(kind) if !kind.contains('\\') => is_read(kind, looks),
-            _ => looks || MATTERS.stand_in(data),
+            _ => looks || KEYS.matter(data, reading),
         }
     }
 

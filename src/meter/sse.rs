@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::str;
 
+use memchr::memchr2;
+
 use super::lines::{Ends, Line, Lines};
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
@@ -43,6 +45,8 @@ pub struct SseDecoder {
     /// The event in the buffers was dispatched.
     is_over: bool,
     id: Vec<u8>,
+    /// It is not yet the last event's.
+    has_new_id: bool,
     last_id: Vec<u8>,
     retry: Option<u64>,
 }
@@ -108,6 +112,7 @@ impl SseDecoder {
             has_data: false,
             is_over: false,
             id: Vec::new(),
+            has_new_id: false,
             last_id: Vec::new(),
             retry: None,
         }
@@ -117,6 +122,10 @@ impl SseDecoder {
     ///
     /// `None`: all of `input` is taken, and more is needed; or the decoder [is overflown](Self::is_overflown).
     pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<SseEvent<'a>> {
+        self.begin();
+        if let Some(data) = self.take_simple(input) {
+            return Some(SseEvent { name: &[], data, id: &self.last_id });
+        }
         let mut borrowed = Borrowed::default();
         loop {
             if self.step(input, &mut borrowed)?.0 == Step::Dispatch {
@@ -128,6 +137,10 @@ impl SseDecoder {
     /// As [`next`](Self::next), with the lines that are no fields.
     #[inline]
     pub(super) fn next_item<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<Item<'a>> {
+        self.begin();
+        if let Some(data) = self.take_simple(input) {
+            return Some(Item::Event(SseEvent { name: &[], data, id: &self.last_id }));
+        }
         let mut borrowed = Borrowed::default();
         loop {
             match self.step(input, &mut borrowed)? {
@@ -172,10 +185,25 @@ impl SseDecoder {
         self.lines.buffered() + buffers.iter().map(|buffer| buffer.capacity()).sum::<usize>()
     }
 
+    /// Takes an event of the commonest form, if it stands whole at the start of `input`: one line of data, and
+    /// an empty line. It is what the lines would say, at a third of the price.
+    #[inline]
+    fn take_simple<'i>(&self, input: &mut &'i [u8]) -> Option<&'i [u8]> {
+        let is_fresh =
+            self.bom == BOM.len() && self.lines.is_idle() && self.name.is_empty() && !self.has_data;
+        let rest = input.strip_prefix(b"data: ").filter(|_| is_fresh && !self.has_new_id)?;
+        let end = memchr2(b'\n', b'\r', rest)?;
+        let after = rest[end..].strip_prefix(b"\n\n")?;
+        if b"data: ".len() + end > self.lines.max() {
+            return None;
+        }
+        *input = after;
+        Some(&rest[..end])
+    }
+
     /// Takes one line.
     #[inline]
     fn step<'a>(&mut self, input: &mut &'a [u8], borrowed: &mut Borrowed<'a>) -> Option<(Step, Line<'a>)> {
-        self.begin();
         if self.bom < BOM.len() {
             self.skip_bom(input);
         }
@@ -258,6 +286,7 @@ impl SseDecoder {
             Field::Id(value) if !value.contains(&0) => {
                 self.id.clear();
                 self.id.extend_from_slice(value);
+                self.has_new_id = true;
             }
             Field::Id(_) => {}
             Field::Retry(value) => {
@@ -298,8 +327,9 @@ impl SseDecoder {
     /// An empty line: the end of an event, if there is any data.
     #[inline]
     fn end(&mut self, borrowed: &mut Borrowed<'_>) -> Step {
-        if self.id != self.last_id {
+        if self.has_new_id {
             self.last_id.clone_from(&self.id);
+            self.has_new_id = false;
         }
         if self.has_data || borrowed.data.is_some() {
             return Step::Dispatch;
