@@ -13,6 +13,8 @@ mod rounds;
 use std::hint::black_box;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::{Method, StatusCode, Uri};
 use serde_json::Value;
 use streaming_accumulator::{AnswerHead, MeterSet, TextPolicy};
@@ -94,7 +96,12 @@ fn run(name: &str, stream: &Recording) {
         }),
         VALUE => stream.events(|event| {
             // `[DONE]` is none.
-            let _ = black_box(serde_json::from_slice::<Value>(event));
+            let value = black_box(serde_json::from_slice::<Value>(event));
+            if let Some(bytes) = value.ok().as_ref().and_then(|value| value.get("bytes")?.as_str()) {
+                // Bedrock wraps the models' own events.
+                let event = STANDARD.decode(bytes).expect("base64");
+                let _ = black_box(serde_json::from_slice::<Value>(&event));
+            }
         }),
         SKIP => meter(TextPolicy::Skip, stream),
         COUNT => meter(TextPolicy::Count, stream),

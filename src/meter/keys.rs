@@ -26,7 +26,7 @@ pub(super) struct Keys {
 /// What a needle that was found says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sign {
-    /// Matters if it is a key whose value is neither `null` nor `false`.
+    /// Matters if it is a key whose value is something: neither `null` nor `false`, nor an empty string or list.
     Key,
     /// As `Key`, while a first text is awaited.
     Text,
@@ -43,7 +43,7 @@ enum Sign {
 // === impl Keys ===
 
 impl Keys {
-    /// Events with one of these keys matter, unless its value is `null` or `false`.
+    /// Events with one of these keys matter, unless its value is `null`, `false`, or an empty string or list.
     pub(super) fn new(names: &[&str]) -> Self {
         let needles = vec![(ESCAPE.to_owned(), Sign::Escape)];
         Self { needles, searcher: None }.and(names, Sign::Key)
@@ -118,10 +118,10 @@ impl Sign {
     }
 }
 
-/// Whether what stands before `rest` is a key, and its value neither `null` nor `false`.
+/// Whether what stands before `rest` is a key, and its value something.
 #[inline]
 fn has_value(rest: &[u8]) -> bool {
     // No colon: it is the end of a string.
-    let value = rest.trim_ascii_start().strip_prefix(b":");
-    value.is_some_and(|value| !matches!(value.trim_ascii_start().first(), Some(b'n' | b'f')))
+    let value = rest.trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start);
+    value.is_some_and(|value| !matches!(value, [b'n' | b'f', ..] | [b'"', b'"', ..] | [b'[', b']', ..]))
 }
