@@ -5,9 +5,10 @@
 //! Recordings are looked for in `METER_RECORDINGS`, else beside the checkout; without any, streams of the shapes
 //! of four protocols are made. *Ratios within a run count*, not nanoseconds between runs.
 
-#[path = "support/recordings.rs"]
+mod layer;
+#[path = "../support/recordings.rs"]
 mod recordings;
-#[path = "support/rounds.rs"]
+#[path = "../support/rounds.rs"]
 mod rounds;
 
 use std::hint::black_box;
@@ -57,6 +58,11 @@ fn main() {
         let ratio = time(&best, name) / time(&best, VALUE);
         let met = if ratio <= wanted { "met" } else { "MISSED" };
         println!("wanted of {name:?}: at most {wanted} of {VALUE:?}. It takes {ratio:.3}: {met}");
+    }
+    // The longest of the commonest.
+    let chats = recordings.iter().filter(|recording| recording.protocol == "openai_chat");
+    if let Some(longest) = chats.max_by_key(|recording| recording.chunks.len()) {
+        layer::run(longest);
     }
 }
 
