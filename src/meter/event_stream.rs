@@ -36,6 +36,14 @@ pub struct EventStreamMessage<'a> {
     payload: &'a [u8],
 }
 
+/// A header whose value has not been read.
+struct Header<'a> {
+    name: &'a [u8],
+    /// The type of the value.
+    kind: u8,
+    value: &'a [u8],
+}
+
 /// The value of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -215,17 +223,22 @@ impl<'a> EventStreamMessage<'a> {
 
     /// The headers, in the order in which they were sent.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, EventStreamValue<'a>)> + use<'a> {
-        let mut rest = self.headers;
         // They were checked when the message was read.
-        std::iter::from_fn(move || take_header(&mut rest))
+        self.raw_headers().filter_map(|header| Some((str::from_utf8(header.name).ok()?, header.read()?)))
     }
 
     /// The header of this name, if it holds text.
     pub fn text(&self, name: &str) -> Option<&'a str> {
-        self.headers().find_map(|(other, value)| match value {
-            EventStreamValue::Text(text) if other == name => Some(text),
+        let header = self.raw_headers().find(|header| header.name == name.as_bytes())?;
+        match header.read() {
+            Some(EventStreamValue::Text(text)) => Some(text),
             _ => None,
-        })
+        }
+    }
+
+    fn raw_headers(&self) -> impl Iterator<Item = Header<'a>> + use<'a> {
+        let mut rest = self.headers;
+        std::iter::from_fn(move || Header::take(&mut rest))
     }
 
     /// Whether all headers can be read and none stands there twice.
@@ -233,9 +246,10 @@ impl<'a> EventStreamMessage<'a> {
         let mut rest = self.headers;
         let mut number = 0;
         while !rest.is_empty() {
-            let (name, _) = take_header(&mut rest)?;
+            let header = Header::take(&mut rest)?;
+            str::from_utf8(header.name).ok().and(header.read())?;
             // A handful of headers: looking through those before it needs no set.
-            if self.headers().take(number).any(|(other, _)| other == name) {
+            if self.raw_headers().take(number).any(|other| other.name == header.name) {
                 return None;
             }
             number += 1;
@@ -244,30 +258,40 @@ impl<'a> EventStreamMessage<'a> {
     }
 }
 
-fn take_header<'a>(rest: &mut &'a [u8]) -> Option<(&'a str, EventStreamValue<'a>)> {
-    let length = take(rest, 1)?.first().copied()?;
-    let name = str::from_utf8(take(rest, usize::from(length))?).ok()?;
-    let integer = |bytes: Option<&[u8]>| bytes.map(signed);
-    let value = match take(rest, 1)?.first()? {
-        0 => EventStreamValue::Bool(true),
-        1 => EventStreamValue::Bool(false),
-        2 => EventStreamValue::Integer(integer(take(rest, 1))?),
-        3 => EventStreamValue::Integer(integer(take(rest, 2))?),
-        4 => EventStreamValue::Integer(integer(take(rest, 4))?),
-        5 => EventStreamValue::Integer(integer(take(rest, 8))?),
-        6 => EventStreamValue::Bytes(take_sized(rest)?),
-        7 => EventStreamValue::Text(str::from_utf8(take_sized(rest)?).ok()?),
-        8 => EventStreamValue::Timestamp(integer(take(rest, 8))?),
-        9 => EventStreamValue::Uuid(take(rest, 16)?.try_into().ok()?),
-        _ => return None,
-    };
-    Some((name, value))
-}
+// === impl Header ===
 
-/// Bytes behind their length of two bytes.
-fn take_sized<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length: [u8; 2] = take(rest, 2)?.try_into().ok()?;
-    take(rest, usize::from(u16::from_be_bytes(length)))
+impl<'a> Header<'a> {
+    fn take(rest: &mut &'a [u8]) -> Option<Self> {
+        let length = take(rest, 1)?.first().copied()?;
+        let name = take(rest, usize::from(length))?;
+        let kind = take(rest, 1)?.first().copied()?;
+        let value = match kind {
+            0 | 1 => take(rest, 0)?,
+            2 => take(rest, 1)?,
+            3 => take(rest, 2)?,
+            4 => take(rest, 4)?,
+            5 | 8 => take(rest, 8)?,
+            6 | 7 => {
+                let length: [u8; 2] = take(rest, 2)?.try_into().ok()?;
+                take(rest, usize::from(u16::from_be_bytes(length)))?
+            }
+            9 => take(rest, 16)?,
+            _ => return None,
+        };
+        Some(Self { name, kind, value })
+    }
+
+    fn read(&self) -> Option<EventStreamValue<'a>> {
+        Some(match self.kind {
+            0 => EventStreamValue::Bool(true),
+            1 => EventStreamValue::Bool(false),
+            2..=5 => EventStreamValue::Integer(signed(self.value)),
+            6 => EventStreamValue::Bytes(self.value),
+            7 => EventStreamValue::Text(str::from_utf8(self.value).ok()?),
+            8 => EventStreamValue::Timestamp(signed(self.value)),
+            _ => EventStreamValue::Uuid(self.value.try_into().ok()?),
+        })
+    }
 }
 
 fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
