@@ -53,6 +53,29 @@
 //! * Nothing is spawned, awaited or blocked on from a drop; hooks run on workers.
 //! * [`Handle::audit`] shows that nothing was lost.
 //!
+//! # What an LLM stream used
+//!
+//! With [`Builder::meter`] a record also says which model answered, why it ended, and what it used:
+//! [`StreamRecord::usage`] has the tokens in one [normal form](Usage) for all providers, with the
+//! [basis](UsageBasis) that they rest on, and [`StreamRecord::llm`] everything [else](LlmReport). The meters know the
+//! protocols of OpenAI, Anthropic, Gemini, Bedrock, Mistral, Cohere and Ollama, however a stream is cut; a
+//! [`Meter`] of your own plugs in beside them. Where the meter saw the protocol's own end, a client that then left
+//! has not cancelled; and an error inside a successful response makes it failed.
+//!
+//! ```
+//! use streaming_accumulator::{CharsPerToken, MeterSet, StreamingAccumulatorLayer};
+//!
+//! let layer = StreamingAccumulatorLayer::builder()
+//!     .meter(MeterSet::detect().estimate(CharsPerToken))
+//!     .on_end(|record| async move {
+//!         let model = record.llm().and_then(|llm| llm.model());
+//!         println!("{model:?}: {:?} tokens, {}", record.usage().total_tokens, record.usage().basis);
+//!     })
+//!     .build()?;
+//! # let _ = layer;
+//! # Ok::<(), streaming_accumulator::ConfigError>(())
+//! ```
+//!
 //! # While a stream runs
 //!
 //! A handler finds its [`StreamHandle`] in the request's extensions, and [`Handle::streams`] lists those of all
