@@ -44,6 +44,7 @@ mod reading;
 mod request;
 mod scan;
 mod set;
+mod speaker;
 mod sse;
 mod unpack;
 

@@ -2,6 +2,9 @@
 //!
 //! Every stream here is read in one piece, byte by byte, and without its texts; the answers must agree.
 
+mod gemini;
+mod grpc;
+mod ollama;
 mod times;
 
 use std::time::Duration;
