@@ -10,7 +10,8 @@ use percent_encoding::percent_decode_str;
 use serde::de::MapAccess;
 
 use super::anthropic::Anthropic;
-use super::bedrock::{Converse, Invoke};
+use super::bedrock::Converse;
+use super::bedrock_invoke::Invoke;
 use super::cohere::{CohereV1, CohereV2};
 use super::dialect::{Dialect, is_error};
 use super::fields::{Fields, Text, Value};
@@ -29,7 +30,7 @@ pub(super) fn dialect(protocol: &Protocol) -> Option<Box<dyn Dialect>> {
         Protocol::AnthropicMessages => Box::new(Anthropic::default()),
         Protocol::GeminiSse | Protocol::GeminiJsonArray => Box::new(Gemini),
         Protocol::BedrockConverse => Box::new(Converse::default()),
-        Protocol::BedrockInvoke => Box::new(Invoke::default()),
+        Protocol::BedrockInvoke => Box::new(Invoke::new()),
         Protocol::CohereV1 => Box::new(CohereV1::default()),
         Protocol::CohereV2 => Box::new(CohereV2::default()),
         Protocol::OllamaChat | Protocol::OllamaGenerate => Box::new(Ollama::default()),

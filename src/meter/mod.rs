@@ -22,6 +22,7 @@
 
 mod anthropic;
 mod bedrock;
+mod bedrock_invoke;
 mod builtin;
 mod cohere;
 mod detect;

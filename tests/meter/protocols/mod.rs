@@ -2,8 +2,11 @@
 //!
 //! Every stream here is read in one piece, byte by byte, and without its texts; the answers must agree.
 
+mod bedrock;
+mod frames;
 mod gemini;
 mod grpc;
+mod invoke;
 mod ollama;
 mod times;
 
