@@ -2,6 +2,7 @@
 //!
 //! Every stream here is read in one piece, byte by byte, and without its texts; the answers must agree.
 
+mod anthropic;
 mod bedrock;
 mod frames;
 mod gemini;
