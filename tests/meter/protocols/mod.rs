@@ -9,6 +9,7 @@ mod gemini;
 mod grpc;
 mod invoke;
 mod ollama;
+mod openai_responses;
 mod times;
 
 use std::time::Duration;
