@@ -40,6 +40,7 @@ mod metering;
 mod ndjson;
 mod ollama;
 mod openai_chat;
+mod openai_delta;
 mod openai_responses;
 mod reading;
 mod request;

@@ -4,11 +4,13 @@
 
 mod anthropic;
 mod bedrock;
+mod compatible;
 mod frames;
 mod gemini;
 mod grpc;
 mod invoke;
 mod ollama;
+mod openai_chat;
 mod openai_responses;
 mod times;
 
