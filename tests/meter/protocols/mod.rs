@@ -4,6 +4,7 @@
 
 mod anthropic;
 mod bedrock;
+mod cohere;
 mod compatible;
 mod frames;
 mod gemini;
