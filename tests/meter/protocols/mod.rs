@@ -3,9 +3,11 @@
 //! Every stream here is read in one piece, byte by byte, and without its texts; the answers must agree.
 
 mod anthropic;
+mod basis;
 mod bedrock;
 mod cohere;
 mod compatible;
+mod detection;
 mod frames;
 mod gemini;
 mod grpc;
