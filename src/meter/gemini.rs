@@ -161,6 +161,7 @@ impl<'de> Fields<'de> for Feedback<'de> {
 
 impl Candidate<'_> {
     fn read(&self, reading: &mut Reading) {
+        reading.began(self.index);
         for part in &self.content.parts {
             let text = part.text.as_deref().unwrap_or_default();
             match part.call {

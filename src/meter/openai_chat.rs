@@ -102,6 +102,7 @@ impl OpenAiChat {
 
     fn choice(&self, choice: &Choice<'_>, is_whole: bool, reading: &mut Reading) {
         let index = choice.index;
+        reading.began(index);
         // Perplexity sends the whole text so far in `message`, beside the delta; beside the whole one, the delta
         // is empty.
         let (delta, message) = (choice.delta.as_ref(), choice.message.as_ref());
@@ -154,7 +155,7 @@ impl OpenAiChat {
         let in_choice = choices.first.as_ref().and_then(|choice| choice.usage);
         if let Some(raw) = chunk.usage.or(chunk.groq.usage).or(in_choice) {
             self.usage(raw, reading);
-            // What follows the end of a choice, or an error, is no intermediate count.
+            // What follows the end of all choices, or an error, is no intermediate count.
             if is_last || is_whole || error.is_some() || reading.is_finished() {
                 reading.usage_is_final();
             }

@@ -221,9 +221,14 @@ impl Reading {
         }
     }
 
-    /// Whether any choice has ended.
+    /// A choice has come, with or without a text: [`is_finished`](Self::is_finished) waits for it.
+    pub fn began(&mut self, choice: u32) {
+        self.choice(choice);
+    }
+
+    /// Whether every choice that has come has ended; false if none has come.
     pub fn is_finished(&self) -> bool {
-        self.choices.iter().any(|choice| choice.finish_reason.is_some())
+        !self.choices.is_empty() && self.choices.iter().all(|choice| choice.finish_reason.is_some())
     }
 
     /// The counts as they stand now, in the place of all earlier ones. `raw` is the provider's own object.

@@ -2,10 +2,10 @@
 //! documents; see the other files.
 
 use streaming_accumulator::UsageBasis::{Absent, Partial, Reported};
-use streaming_accumulator::{LlmReport, UsageBasis};
+use streaming_accumulator::{Incomplete, LlmReport, MeterSet, UsageBasis};
 
 use super::frames::{event, stream, wrapped};
-use super::{Answer, events, json, lines};
+use super::{Answer, counts, events, json, lines};
 
 /// What is found after so many of the events, if the body was cut there, and if it ended there.
 fn stages(parts: &[&str], make: impl Fn(&[&str]) -> Answer) -> Vec<(UsageBasis, UsageBasis, Option<bool>)> {
@@ -43,6 +43,19 @@ fn chat_with_usage_in_every_chunk_is_partial_until_it_finishes() {
         r#"{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#,
     ];
     assert_eq!(stages(&parts, sse), [(Partial, Partial, Some(false)), (Reported, Reported, Some(false))]);
+}
+
+/// vLLM with `n` and `continuous_usage_stats`: the counts of a choice that has ended are not the last ones.
+#[test]
+fn chat_with_several_choices_is_partial_until_all_have_finished() {
+    let parts = [
+        r#"{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant"}}],"usage":{"prompt_tokens":1,"completion_tokens":0}}"#,
+        r#"{"object":"chat.completion.chunk","choices":[{"index":1,"delta":{"role":"assistant"}}],"usage":{"prompt_tokens":1,"completion_tokens":0}}"#,
+        r#"{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#,
+        r#"{"object":"chat.completion.chunk","choices":[{"index":1,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":4}}"#,
+    ];
+    let (partial, not) = ((Partial, Partial, Some(false)), Some(false));
+    assert_eq!(stages(&parts, sse), [partial, partial, partial, (Reported, Reported, not)]);
 }
 
 #[test]
@@ -91,6 +104,17 @@ fn gemini_reports_all_along_and_has_no_end() {
 }
 
 #[test]
+fn gemini_with_several_candidates_waits_for_all() {
+    let parts = [
+        r#"{"candidates":[{"content":{"parts":[{"text":"a"}]}},{"index":1,"content":{"parts":[]}}],"usageMetadata":{"promptTokenCount":1}}"#,
+        r#"{"candidates":[{"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":1,"candidatesTokenCount":2}}"#,
+        r#"{"candidates":[{"index":1,"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":1,"candidatesTokenCount":3}}"#,
+    ];
+    let partial = (Partial, Reported, None);
+    assert_eq!(stages(&parts, sse), [partial, partial, (Reported, Reported, None)]);
+}
+
+#[test]
 fn converse_reports_behind_its_stop() {
     let parts = [
         r#"contentBlockDelta {"delta":{"text":"a"}}"#,
@@ -135,4 +159,30 @@ fn cohere_and_ollama_report_in_their_last_event() {
         r#"{"model":"m","message":{"content":""},"done":true,"eval_count":2}"#,
     ];
     assert_eq!(stages(&ollama, lines), wanted);
+}
+
+/// What is longer than a meter buffers ends its reading: what was read before stands, and what follows is not guessed.
+#[test]
+fn too_long_an_event_leaves_what_was_before_it() {
+    let long = "x".repeat(3_000);
+    let start =
+        r#"{"type":"message_start","message":{"model":"m","usage":{"input_tokens":9,"output_tokens":1}}}"#;
+    let middle =
+        format!(r#"{{"type":"content_block_delta","delta":{{"type":"text_delta","text":"{long}"}}}}"#);
+    let end = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":4}}"#;
+    let chat = r#"{"model":"m","message":{"content":"a"},"done":false}"#;
+    let chat_long = format!(r#"{{"model":"m","message":{{"content":"{long}"}},"done":false}}"#);
+    let chat_end = r#"{"model":"m","message":{},"done":true,"eval_count":4}"#;
+    let answers = [
+        (events([start, &middle, end]), Some(1)),
+        (lines(&[chat, &chat_long, chat_end]), None),
+        (lines(&[chat, &chat_long, chat_end]).typed(None), None),
+        (stream(&[wrapped(start), wrapped(&middle), wrapped(end)]), Some(1)),
+    ];
+    for (answer, output) in answers {
+        let (report, usage) = answer.with(MeterSet::detect().max_line(1_000)).completed().read();
+        assert!(matches!(report.incomplete, Some(Incomplete::TooLong { limit: 1_000, .. })), "{report:?}");
+        assert_eq!((report.model(), report.finish_reason(), counts(&usage)[1]), (Some("m"), None, output));
+        assert_eq!((report.terminated, usage.basis == Reported), (Some(false), false));
+    }
 }

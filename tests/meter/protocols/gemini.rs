@@ -154,6 +154,17 @@ fn an_array_with_an_error_alone_is_one() {
 }
 
 #[test]
+fn an_error_in_an_array_is_one() {
+    let first = text("a", "", r#""promptTokenCount":3,"totalTokenCount":3"#);
+    for end in ["", "\r\n]"] {
+        let (report, usage) = json(&format!("[{first}\n,\r\n{BARE}{end}")).read();
+        assert_eq!(error(&report), Some((Some("CANCELLED"), "data: cancelled, [{\"")), "{end:?}");
+        assert_eq!((report.text.as_deref(), usage.basis), (Some("a"), UsageBasis::Partial), "{end:?}");
+        assert_eq!(report.terminated, Some(!end.is_empty()));
+    }
+}
+
+#[test]
 fn a_wrapper_is_taken_off() {
     let inner = [
         text("a", "", r#""promptTokenCount":3,"totalTokenCount":3"#),
