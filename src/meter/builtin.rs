@@ -36,6 +36,7 @@ enum Framing {
     Sse {
         decoder: SseDecoder,
         stray: Option<JsonDecoder>,
+        is_sure: bool,
     },
     Ndjson(NdjsonDecoder),
     Json(JsonDecoder),
@@ -100,7 +101,8 @@ impl Builtin {
             (b'{' | b'[', _) => Framing::Json(JsonDecoder::with_max(max)),
             (0, _) => Framing::EventStream { decoder: EventStreamDecoder::with_max(max), is_sure: false },
             (b'd' | b'e' | b'i' | b'r' | b':', _) | (_, Kind::Events) => {
-                Framing::Sse { decoder: SseDecoder::with_max(max), stray: None }
+                let is_sure = *kind == Kind::Events || self.speaker.expects_any();
+                Framing::Sse { decoder: SseDecoder::with_max(max), stray: None, is_sure }
             }
             _ => Framing::None,
         };
@@ -116,10 +118,11 @@ impl Builtin {
     fn read(&mut self, mut bytes: &[u8], reading: &mut Reading) {
         let Self { framing, speaker, max } = self;
         match framing {
-            Framing::Sse { decoder, stray } => {
+            Framing::Sse { decoder, stray, is_sure } => {
                 while let Some(item) = decoder.next_item(&mut bytes) {
                     match item {
                         Item::Event(event) => {
+                            *is_sure = true;
                             speaker.event(event.raw_name(), event.data(), reading);
                         }
                         Item::Stray(line) => speaker.stray(line, stray, *max, reading),
@@ -161,8 +164,10 @@ impl Builtin {
     /// Whether something was too long to be read.
     fn check(&self, reading: &mut Reading) {
         let is_overflown = match &self.framing {
-            Framing::Sse { decoder, stray } => {
-                decoder.is_overflown() || stray.as_ref().is_some_and(JsonDecoder::is_overflown)
+            // Else it only looked like events.
+            Framing::Sse { decoder, stray, is_sure } => {
+                let is_stray_overflown = stray.as_ref().is_some_and(JsonDecoder::is_overflown);
+                *is_sure && (decoder.is_overflown() || is_stray_overflown)
             }
             Framing::Ndjson(decoder) => decoder.is_overflown(),
             Framing::Json(decoder) => decoder.is_overflown(),
@@ -183,7 +188,7 @@ impl Meter for Builtin {
     fn finish(&mut self, reading: &mut Reading) {
         let Self { framing, speaker, max } = self;
         match framing {
-            Framing::Sse { decoder, stray } => {
+            Framing::Sse { decoder, stray, .. } => {
                 // The last line may lack its end.
                 let mut end = &b"\n"[..];
                 match decoder.next_item(&mut end) {
@@ -220,7 +225,7 @@ impl Meter for Builtin {
 
     fn buffered(&self) -> usize {
         match &self.framing {
-            Framing::Sse { decoder, stray } => {
+            Framing::Sse { decoder, stray, .. } => {
                 decoder.buffered() + stray.as_ref().map_or(0, JsonDecoder::buffered)
             }
             Framing::Ndjson(decoder) => decoder.buffered(),

@@ -36,6 +36,11 @@ impl Speaker {
         }
     }
 
+    /// Whether there is any reason to think that the stream speaks a protocol.
+    pub(super) fn expects_any(&self) -> bool {
+        self.protocol.is_some()
+    }
+
     pub(super) fn is_in_array(&self) -> bool {
         self.protocol == Some(Protocol::GeminiJsonArray)
     }

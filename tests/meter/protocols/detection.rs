@@ -1,7 +1,7 @@
 //! Which protocol a stream speaks, and that what cannot be told is not guessed. The first events are those of the
 //! providers' documents; see the other files.
 
-use streaming_accumulator::{LlmReport, MeterSet, Protocol, UsageBasis};
+use streaming_accumulator::{Incomplete, LlmReport, MeterSet, Protocol, UsageBasis};
 
 use super::frames::{event, stream, wrapped};
 use super::{Answer, error, events, json, lines, protocol};
@@ -189,6 +189,22 @@ fn what_is_no_protocols_is_unknown() {
             assert_unknown(&format!("{name} as {content_type}"), &report);
             assert_eq!(usage.basis, UsageBasis::Absent);
         }
+    }
+}
+
+/// Its first byte could be that of an event, and there is no end of a line in it.
+#[test]
+fn a_long_body_that_only_looks_like_events_is_unknown() {
+    let body = vec![b'd'; 3_000];
+    let meters = MeterSet::detect().max_line(1_000);
+    let (report, _) = Answer::new("application/octet-stream", body.clone()).with(meters.clone()).read();
+    assert_unknown("announced as bytes", &report);
+    for (content_type, uri) in [("text/event-stream", "/any/path"), ("text/plain", "/v1/messages")] {
+        let answer = Answer::new(content_type, body.clone()).at(uri).with(meters.clone());
+        assert!(
+            matches!(answer.read().0.incomplete, Some(Incomplete::TooLong { .. })),
+            "{content_type} {uri}"
+        );
     }
 }
 
