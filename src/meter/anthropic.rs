@@ -9,7 +9,7 @@ use serde::de::MapAccess;
 use serde_json::{Map, Value as Raw};
 
 use super::Reading;
-use super::dialect::{Dialect, in_band_error, latest, sum};
+use super::dialect::{Dialect, in_band_error, is_error, latest, sum};
 use super::fields::{Fields, Json, Text, Value, read};
 use super::keys::Keys;
 use crate::usage::Usage;
@@ -63,11 +63,12 @@ struct Block<'de> {
 }
 
 static KEYS: Lazy<Keys> = Lazy::new(|| {
-    Keys::new(&["usage", "stop_reason", "error"])
+    Keys::new(&["usage", "stop_reason"])
+        .or_ends(&["error"])
         .text(&["text"])
         .reasoning(&["thinking"])
         .tool_call(&["content_block", "partial_json"])
-        .words(&["message_stop"])
+        .or_ends(&["message_stop"])
 });
 
 // === impl Anthropic ===
@@ -119,15 +120,23 @@ impl Dialect for Anthropic {
                     reading.finish_reason(0, reason);
                 }
                 self.message(&event.top, reading);
-                reading.usage_is_final();
+                // One without a reason, or without counts, has another behind it.
+                if reading.is_finished() && event.top.usage.is_some() {
+                    reading.usage_is_final();
+                }
             }
-            Some("message_stop") => self.is_terminated = true,
+            Some("message_stop") => {
+                reading.usage_is_final();
+                self.is_terminated = true;
+            }
             Some("message") => {
                 self.message(&event.top, reading);
                 reading.usage_is_final();
                 self.is_terminated = true;
             }
-            Some("error") => {
+            Some("error") => reading.error(in_band_error(event.error.unwrap_or(json.as_str()))),
+            // A gateway's own.
+            None => {
                 if let Some(error) = event.error {
                     reading.error(in_band_error(error));
                 }
@@ -188,7 +197,7 @@ impl<'de> Fields<'de> for Event<'de> {
             "content_block" => {
                 value.object(&mut self.block)?;
             }
-            "error" => self.error = value.raw()?,
+            "error" => self.error = value.raw()?.filter(is_error),
             _ => self.top.field(key, value)?,
         }
         Ok(())

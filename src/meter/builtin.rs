@@ -1,24 +1,23 @@
-//! The built-in meter: finds out framing and protocol, and hands whole events to the protocol's dialect.
+//! The built-in meter: finds out the framing, and hands whole events to who reads them.
 
 use std::mem;
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use serde::de::IgnoredAny;
 
-use super::detect::{Hint, Signature, dialect};
-use super::dialect::{Dialect, in_band_error};
-use super::event_stream::{EventStreamDecoder, EventStreamError, EventStreamMessage};
-use super::fields::Json;
+use super::detect::Hint;
+use super::event_stream::{EventStreamDecoder, EventStreamError};
 use super::grpc_body::GrpcBody;
 use super::json::JsonDecoder;
 use super::ndjson::NdjsonDecoder;
+use super::speaker::{Speaker, is_json};
 use super::sse::{Item, SseDecoder};
 use super::{Meter, Reading};
-use crate::llm::{InBandError, Incomplete, Protocol};
+use crate::llm::{Incomplete, Protocol};
 
-/// Blanks before the first character that tells something; more of them are no protocol's.
-const MAX_BLANKS: usize = 256;
+/// So many blanks at the start of a line are kept until it tells something: a BOM, and one that makes the line none
+/// of an event's. Servers that make their clients wait send empty lines without end.
+const MAX_BLANKS: usize = 4;
 
 /// Reads any protocol that this crate knows.
 pub(super) struct Builtin {
@@ -29,7 +28,7 @@ pub(super) struct Builtin {
 
 /// How events are told apart.
 enum Framing {
-    /// Nothing has come that tells, but these blanks.
+    /// Nothing has come that tells, but these blanks on the last line.
     Unknown {
         kind: Kind,
         blanks: Vec<u8>,
@@ -37,6 +36,7 @@ enum Framing {
     Sse {
         decoder: SseDecoder,
         stray: Option<JsonDecoder>,
+        is_sure: bool,
     },
     Ndjson(NdjsonDecoder),
     Json(JsonDecoder),
@@ -59,14 +59,6 @@ enum Kind {
     Other,
 }
 
-/// Who reads the events.
-struct Speaker {
-    /// The protocol is known for sure.
-    is_decided: bool,
-    protocol: Option<Protocol>,
-    dialect: Option<Box<dyn Dialect>>,
-}
-
 // === impl Builtin ===
 
 impl Builtin {
@@ -83,22 +75,24 @@ impl Builtin {
         };
         // A whole answer of InvokeModel has the model's own form.
         let is_decided = is_sure || (hint.protocol == Some(Protocol::BedrockInvoke) && kind == Kind::Other);
-        let speaker = Speaker { is_decided, dialect: None, protocol: hint.protocol };
+        let speaker = Speaker::new(hint.protocol, is_decided);
         Self { framing, speaker, max }
     }
 
-    /// Tells the framing by the first character that is no blank.
-    fn begin(&mut self, bytes: &[u8], reading: &mut Reading) {
+    /// Tells the framing by the first character that is no blank. Gives back what is to be read.
+    fn begin<'a>(&mut self, bytes: &'a [u8], reading: &mut Reading) -> &'a [u8] {
         let Framing::Unknown { kind, blanks } = &mut self.framing else {
-            return;
+            return bytes;
         };
         let told = bytes.iter().position(|byte| !b" \t\r\n\xEF\xBB\xBF".contains(byte));
-        let Some(first) = told.and_then(|at| bytes.get(at)) else {
-            blanks.extend_from_slice(bytes);
-            if blanks.len() > MAX_BLANKS {
-                self.framing = Framing::None;
-            }
-            return;
+        let (before, rest) = bytes.split_at(told.unwrap_or(bytes.len()));
+        let line = before.rsplit(|byte| b"\r\n".contains(byte)).next().unwrap_or_default();
+        if line.len() < before.len() {
+            blanks.clear();
+        }
+        blanks.extend_from_slice(&line[..line.len().min(MAX_BLANKS - blanks.len())]);
+        let Some(first) = rest.first() else {
+            return rest;
         };
         let max = self.max;
         let framing = match (first, *kind) {
@@ -107,23 +101,29 @@ impl Builtin {
             (b'{' | b'[', _) => Framing::Json(JsonDecoder::with_max(max)),
             (0, _) => Framing::EventStream { decoder: EventStreamDecoder::with_max(max), is_sure: false },
             (b'd' | b'e' | b'i' | b'r' | b':', _) | (_, Kind::Events) => {
-                Framing::Sse { decoder: SseDecoder::with_max(max), stray: None }
+                let is_sure = *kind == Kind::Events || self.speaker.expects_any();
+                Framing::Sse { decoder: SseDecoder::with_max(max), stray: None, is_sure }
             }
             _ => Framing::None,
         };
         let blanks = mem::take(blanks);
         self.framing = framing;
-        self.read(&blanks, reading);
+        // Of lines, a BOM would be a part of the first one.
+        if !matches!(self.framing, Framing::Ndjson(_)) {
+            self.read(&blanks, reading);
+        }
+        rest
     }
 
     fn read(&mut self, mut bytes: &[u8], reading: &mut Reading) {
         let Self { framing, speaker, max } = self;
         match framing {
-            Framing::Sse { decoder, stray } => {
+            Framing::Sse { decoder, stray, is_sure } => {
                 while let Some(item) = decoder.next_item(&mut bytes) {
                     match item {
                         Item::Event(event) => {
-                            speaker.event(event.raw_name(), event.data(), true, reading);
+                            *is_sure = true;
+                            speaker.event(event.raw_name(), event.data(), reading);
                         }
                         Item::Stray(line) => speaker.stray(line, stray, *max, reading),
                     }
@@ -131,12 +131,12 @@ impl Builtin {
             }
             Framing::Ndjson(decoder) => {
                 while let Some(line) = decoder.next(&mut bytes) {
-                    speaker.event(b"", line, false, reading);
+                    speaker.value(line, reading);
                 }
             }
             Framing::Json(decoder) => {
                 while let Some(value) = decoder.next(&mut bytes) {
-                    speaker.event(b"", value, false, reading);
+                    speaker.value(value, reading);
                 }
             }
             Framing::EventStream { decoder, is_sure } => {
@@ -164,8 +164,10 @@ impl Builtin {
     /// Whether something was too long to be read.
     fn check(&self, reading: &mut Reading) {
         let is_overflown = match &self.framing {
-            Framing::Sse { decoder, stray } => {
-                decoder.is_overflown() || stray.as_ref().is_some_and(JsonDecoder::is_overflown)
+            // Else it only looked like events.
+            Framing::Sse { decoder, stray, is_sure } => {
+                let is_stray_overflown = stray.as_ref().is_some_and(JsonDecoder::is_overflown);
+                *is_sure && (decoder.is_overflown() || is_stray_overflown)
             }
             Framing::Ndjson(decoder) => decoder.is_overflown(),
             Framing::Json(decoder) => decoder.is_overflown(),
@@ -179,26 +181,29 @@ impl Builtin {
 
 impl Meter for Builtin {
     fn feed(&mut self, bytes: &[u8], reading: &mut Reading) {
-        if matches!(self.framing, Framing::Unknown { .. }) {
-            self.begin(bytes, reading);
-        }
+        let bytes = self.begin(bytes, reading);
         self.read(bytes, reading);
     }
 
     fn finish(&mut self, reading: &mut Reading) {
-        let Self { framing, speaker, .. } = self;
+        let Self { framing, speaker, max } = self;
         match framing {
-            Framing::Sse { decoder, .. } => {
-                // The standard drops an event that lacks its blank line. Where its JSON is whole, so is it.
-                if let Some(event) = decoder.finish()
-                    && serde_json::from_slice::<IgnoredAny>(event.data()).is_ok()
-                {
-                    speaker.event(event.raw_name(), event.data(), true, reading);
+            Framing::Sse { decoder, stray, .. } => {
+                // The last line may lack its end.
+                let mut end = &b"\n"[..];
+                match decoder.next_item(&mut end) {
+                    Some(Item::Event(event)) => speaker.last_event(event, reading),
+                    Some(Item::Stray(line)) => speaker.stray(line, stray, *max, reading),
+                    None => {}
+                }
+                if let Some(event) = decoder.finish() {
+                    speaker.last_event(event, reading);
                 }
             }
             Framing::Ndjson(decoder) => {
-                if let Some(line) = decoder.finish() {
-                    speaker.event(b"", line, false, reading);
+                // The last line needs no end, but has to be whole.
+                if let Some(line) = decoder.finish().filter(|line| is_json(line)) {
+                    speaker.value(line, reading);
                 }
             }
             Framing::Grpc(body) => body.finish(reading),
@@ -211,14 +216,16 @@ impl Meter for Builtin {
         match &self.framing {
             Framing::Grpc(body) => body.is_terminated(),
             // An array of chunks ends with its bracket.
-            Framing::Json(decoder) if decoder.is_array() => Some(decoder.is_closed()),
+            Framing::Json(decoder) if decoder.is_array() && self.speaker.is_in_array() => {
+                Some(decoder.is_closed())
+            }
             _ => self.speaker.is_terminated(),
         }
     }
 
     fn buffered(&self) -> usize {
         match &self.framing {
-            Framing::Sse { decoder, stray } => {
+            Framing::Sse { decoder, stray, .. } => {
                 decoder.buffered() + stray.as_ref().map_or(0, JsonDecoder::buffered)
             }
             Framing::Ndjson(decoder) => decoder.buffered(),
@@ -247,118 +254,5 @@ impl Kind {
                 _ => Self::Other,
             },
         }
-    }
-}
-
-// === impl Speaker ===
-
-impl Speaker {
-    fn is_terminated(&self) -> Option<bool> {
-        match (&self.dialect, &self.protocol) {
-            (Some(dialect), _) => dialect.is_terminated(),
-            // Nothing has come.
-            (None, Some(protocol)) => dialect(protocol)?.is_terminated(),
-            (None, None) => None,
-        }
-    }
-
-    fn event(&mut self, name: &[u8], data: &[u8], in_events: bool, reading: &mut Reading) {
-        reading.event(data.len());
-        if !self.is_decided || self.dialect.is_none() {
-            self.decide(data, in_events, reading);
-        }
-        if let Some(dialect) = &mut self.dialect {
-            dialect.event(name, data, reading);
-        }
-    }
-
-    /// A message of an event stream: Amazon names its protocol by the types of its events.
-    fn message(&mut self, message: &EventStreamMessage<'_>, reading: &mut Reading) {
-        let payload = message.payload();
-        reading.event(payload.len());
-        match message.text(":message-type") {
-            Some("exception") => {
-                let code = message.text(":exception-type").map(Into::into);
-                let text = String::from_utf8_lossy(payload);
-                reading.error(InBandError { code, ..in_band_error(&text) });
-            }
-            Some("error") => reading.error(InBandError {
-                code: message.text(":error-code").map(Into::into),
-                message: message.text(":error-message").unwrap_or_default().into(),
-                raw: None,
-            }),
-            _ => {
-                let name = message.text(":event-type").unwrap_or_default();
-                if !self.is_decided || self.dialect.is_none() {
-                    match name {
-                        "chunk" => self.speak(Protocol::BedrockInvoke, reading),
-                        "messageStart" | "contentBlockStart" | "contentBlockDelta" | "messageStop" => {
-                            self.speak(Protocol::BedrockConverse, reading);
-                        }
-                        _ => {}
-                    }
-                }
-                if let Some(dialect) = &mut self.dialect {
-                    dialect.event(name.as_bytes(), payload, reading);
-                }
-            }
-        }
-    }
-
-    /// A line that is no field of an event. llama.cpp puts errors into `error:` lines; Vertex ends a stream that
-    /// fails with bare JSON.
-    fn stray(&mut self, line: &[u8], stray: &mut Option<JsonDecoder>, max: usize, reading: &mut Reading) {
-        if let Some(error) = line.strip_prefix(b"error:") {
-            self.unnamed_error(error.trim_ascii(), reading);
-            return;
-        }
-        if stray.is_none() && !line.starts_with(b"{") && !line.starts_with(b"[{") {
-            return;
-        }
-        let decoder = stray.get_or_insert_with(|| JsonDecoder::with_max(max));
-        for mut part in [line, b"\n"] {
-            while let Some(value) = decoder.next(&mut part) {
-                self.unnamed_error(value, reading);
-            }
-        }
-    }
-
-    /// An error outside of any event: under `error`, or by itself.
-    fn unnamed_error(&self, data: &[u8], reading: &mut Reading) {
-        let json = Json::of(data);
-        if let Some(signature) = json.get::<Signature<'_>>() {
-            reading.error(in_band_error(signature.error.unwrap_or(json.as_str())));
-        }
-    }
-
-    fn decide(&mut self, data: &[u8], in_events: bool, reading: &mut Reading) {
-        let json = Json::of(data);
-        let signature = json.get::<Signature<'_>>().unwrap_or_default();
-        let told = if self.is_decided { None } else { signature.protocol(in_events) };
-        match told {
-            Some(protocol) => self.speak(protocol, reading),
-            // Nothing to be told from: a ping, an error, `[DONE]`.
-            None if self.dialect.is_none() => {
-                if let Some(protocol) = self.protocol.clone() {
-                    let is_decided = self.is_decided;
-                    self.speak(protocol, reading);
-                    self.is_decided = is_decided;
-                }
-            }
-            None => {}
-        }
-        if let (None, Some(error)) = (&self.dialect, signature.error) {
-            reading.error(in_band_error(error));
-        }
-    }
-
-    /// From here on the stream speaks `protocol`.
-    fn speak(&mut self, protocol: Protocol, reading: &mut Reading) {
-        if self.dialect.is_none() || self.protocol.as_ref() != Some(&protocol) {
-            self.dialect = dialect(&protocol);
-        }
-        self.is_decided = true;
-        reading.protocol(protocol.clone());
-        self.protocol = Some(protocol);
     }
 }

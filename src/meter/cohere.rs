@@ -8,7 +8,7 @@ use once_cell::sync::Lazy;
 use serde::de::MapAccess;
 
 use super::Reading;
-use super::dialect::{Dialect, in_band_error};
+use super::dialect::{Dialect, in_band_error, is_error};
 use super::fields::{Fields, Json, Text, Value, get};
 use super::keys::Keys;
 use crate::llm::InBandError;
@@ -39,6 +39,8 @@ struct Event<'de> {
     text: Text<'de>,
     response: Response<'de>,
     meta: Option<&'de str>,
+    /// A gateway's own.
+    error: Option<&'de str>,
 }
 
 /// What the end of version 1 says once more.
@@ -60,7 +62,8 @@ struct Message<'de> {
     /// One in an event, a list in a whole answer.
     content: Vec<Content<'de>>,
     tool_plan: Text<'de>,
-    tool: Tool<'de>,
+    /// As the content.
+    tools: Vec<Tool<'de>>,
 }
 
 #[derive(Default)]
@@ -94,7 +97,7 @@ static KEYS: Lazy<Keys> = Lazy::new(|| {
         .text(&["text", "content"])
         .reasoning(&["thinking"])
         .tool_call(&["tool_calls"])
-        .words(&["message-end", "stream-end", "tool-calls-chunk"])
+        .or_ends(&["message-end", "stream-end", "tool-calls-chunk"])
 });
 
 /// The end of an answer: reason, counts, error.
@@ -127,13 +130,11 @@ impl Dialect for CohereV2 {
             return;
         };
         let delta = &event.delta;
+        event.gateway_error(reading);
         match event.kind.as_deref() {
             Some("message-end") => {
                 self.is_terminated = true;
                 end(delta.finish_reason.as_deref().unwrap_or_default(), delta.usage, delta.error, reading);
-            }
-            Some("tool-call-start" | "tool-call-delta") => {
-                reading.tool_call(delta.message.tool.arguments.as_deref().unwrap_or_default());
             }
             Some(_) => delta.message.read(reading),
             None => {
@@ -162,21 +163,23 @@ impl Dialect for CohereV1 {
         let Some(event) = json.get::<Event<'_>>() else {
             return;
         };
+        event.gateway_error(reading);
         let text = event.text.as_deref().unwrap_or_default();
         let reason = event.finish_reason.as_deref().unwrap_or_default();
         match event.kind.as_deref() {
             Some("text-generation") => reading.text(0, text),
-            Some("tool-calls-chunk") => reading.tool_call(""),
+            Some("tool-calls-chunk" | "tool-calls-generation") => reading.tool_call(""),
             Some("stream-end") => {
                 self.is_terminated = true;
                 end(reason, event.response.meta, None, reading);
             }
             Some(_) => {}
-            None => {
+            None if event.error.is_none() => {
                 reading.text(0, text);
                 self.is_terminated = true;
                 end(reason, event.meta, None, reading);
             }
+            None => {}
         }
     }
 
@@ -186,6 +189,14 @@ impl Dialect for CohereV1 {
 }
 
 // === impl Event ===
+
+impl Event<'_> {
+    fn gateway_error(&self, reading: &mut Reading) {
+        if let Some(error) = self.error {
+            reading.error(in_band_error(error));
+        }
+    }
+}
 
 impl<'de> Fields<'de> for Event<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
@@ -204,6 +215,7 @@ impl<'de> Fields<'de> for Event<'de> {
                 value.object(&mut self.response)?;
             }
             "meta" => self.meta = value.raw()?,
+            "error" => self.error = value.raw()?.filter(is_error),
             _ => value.skip()?,
         }
         Ok(())
@@ -228,7 +240,7 @@ impl<'de> Fields<'de> for Delta<'de> {
             }
             "finish_reason" => self.finish_reason = value.text()?,
             "usage" => self.usage = value.raw()?,
-            "error" => self.error = value.raw()?,
+            "error" => self.error = value.raw()?.filter(is_error),
             _ => value.skip()?,
         }
         Ok(())
@@ -246,6 +258,9 @@ impl Message<'_> {
             reading.reasoning(content.thinking.as_deref().unwrap_or_default());
             reading.text(0, content.text.as_deref().unwrap_or_default());
         }
+        for tool in &self.tools {
+            reading.tool_call(tool.arguments.as_deref().unwrap_or_default());
+        }
     }
 }
 
@@ -257,7 +272,7 @@ impl<'de> Fields<'de> for Message<'de> {
             }
             "tool_plan" => self.tool_plan = value.text()?,
             "tool_calls" => {
-                value.object(&mut self.tool)?;
+                value.objects(|tool| self.tools.push(tool))?;
             }
             _ => value.skip()?,
         }

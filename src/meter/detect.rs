@@ -10,9 +10,10 @@ use percent_encoding::percent_decode_str;
 use serde::de::MapAccess;
 
 use super::anthropic::Anthropic;
-use super::bedrock::{Converse, Invoke};
+use super::bedrock::Converse;
+use super::bedrock_invoke::Invoke;
 use super::cohere::{CohereV1, CohereV2};
-use super::dialect::Dialect;
+use super::dialect::{Dialect, is_error};
 use super::fields::{Fields, Text, Value};
 use super::gemini::Gemini;
 use super::ollama::Ollama;
@@ -29,7 +30,7 @@ pub(super) fn dialect(protocol: &Protocol) -> Option<Box<dyn Dialect>> {
         Protocol::AnthropicMessages => Box::new(Anthropic::default()),
         Protocol::GeminiSse | Protocol::GeminiJsonArray => Box::new(Gemini),
         Protocol::BedrockConverse => Box::new(Converse::default()),
-        Protocol::BedrockInvoke => Box::new(Invoke::default()),
+        Protocol::BedrockInvoke => Box::new(Invoke::new()),
         Protocol::CohereV1 => Box::new(CohereV1::default()),
         Protocol::CohereV2 => Box::new(CohereV2::default()),
         Protocol::OllamaChat | Protocol::OllamaGenerate => Box::new(Ollama::default()),
@@ -147,7 +148,6 @@ pub(super) struct Signature<'de> {
     has_stop_reason: bool,
     /// A field that Mistral does not send.
     is_foreign: bool,
-    /// The error of an event that is unmistakably one, whatever the protocol.
     pub(super) error: Option<&'de str>,
 }
 
@@ -166,6 +166,12 @@ struct Anything;
 // === impl Signature ===
 
 impl Signature<'_> {
+    /// Whether this is an error, of whichever protocol.
+    pub(super) fn is_error(&self) -> bool {
+        let says_so = [&self.kind, &self.object].into_iter().any(|word| word.as_deref() == Some("error"));
+        says_so || self.error.is_some()
+    }
+
     /// The protocol of a server-sent event, a line, or a whole answer; `in_events` says that it is the first.
     pub(super) fn protocol(&self, in_events: bool) -> Option<Protocol> {
         self.by_kind().or_else(|| self.by_object()).or_else(|| self.by_fields(in_events))
@@ -226,6 +232,15 @@ impl Signature<'_> {
     }
 }
 
+/// The events of Cohere's version 1: others name theirs by the same field.
+fn is_cohere_v1(kind: &str) -> bool {
+    match kind {
+        "stream-start" | "stream-end" | "text-generation" | "citation-generation" | "debug" => true,
+        "search-queries-generation" | "search-results" => true,
+        kind => kind.starts_with("tool-calls-"),
+    }
+}
+
 impl<'de> Fields<'de> for Signature<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
         match key {
@@ -243,16 +258,16 @@ impl<'de> Fields<'de> for Signature<'de> {
                 let text = value.objects(|wrapped: Wrapped| self.is_gemini |= wrapped.is_gemini)?;
                 self.has_response_text = text.is_some();
             }
-            "event_type" => self.has_event_type = value.text()?.is_some(),
+            "event_type" => self.has_event_type = value.text()?.as_deref().is_some_and(is_cohere_v1),
             "done" => self.has_done = value.flag()?.is_some(),
             "message" => self.has_message = value.object(&mut Anything)?,
             "text" => self.has_text = value.text()?.is_some(),
-            "content" => self.has_content = value.raw()?.is_some(),
+            "content" => self.has_content = value.raw()?.is_some_and(|content| content.starts_with('[')),
             "generation_id" => self.has_generation_id = value.text()?.is_some(),
             "finish_reason" => self.has_finish_reason = value.text()?.is_some(),
             "output" => self.has_output = value.object(&mut Anything)?,
             "stopReason" => self.has_stop_reason = value.text()?.is_some(),
-            "error" => self.error = value.raw()?,
+            "error" => self.error = value.raw()?.filter(is_error),
             "created" | "model" | "p" => value.skip()?,
             "usage" => self.is_foreign |= value.raw()?.is_none(),
             _ => {

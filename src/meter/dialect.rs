@@ -12,6 +12,11 @@ pub(super) trait Dialect: Send {
     /// a message in an event stream.
     fn event(&mut self, name: &[u8], data: &[u8], reading: &mut Reading);
 
+    /// Reads a value that did not come as an event: a whole answer, an element of an array, or a line.
+    fn value(&mut self, data: &[u8], reading: &mut Reading) {
+        self.event(b"", data, reading);
+    }
+
     /// Whether the protocol's own end was seen; `None` where it has none.
     fn is_terminated(&self) -> Option<bool>;
 }
@@ -49,6 +54,18 @@ impl<'de> Fields<'de> for ErrorFields<'de> {
         }
         Ok(())
     }
+}
+
+/// Whether the value of an error's field is one. Some servers send the field in every event, empty.
+pub(super) fn is_error(raw: &&str) -> bool {
+    !matches!(*raw, "null" | "false" | "0" | "\"\"" | "{}" | "[]")
+}
+
+/// The error that `raw` describes, if it is an object with a message: whatever the protocol, that is none of
+/// somebody's own fields.
+pub(super) fn unmistakable_error(raw: &str) -> Option<InBandError> {
+    let fields: ErrorFields<'_> = get(raw)?;
+    fields.message.is_some_and(|message| !message.is_empty()).then(|| in_band_error(raw))
 }
 
 /// The error that `raw` describes: an object, or just a string.

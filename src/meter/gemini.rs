@@ -8,7 +8,7 @@
 use serde::de::MapAccess;
 
 use super::Reading;
-use super::dialect::{Dialect, in_band_error, sum};
+use super::dialect::{Dialect, in_band_error, is_error, sum};
 use super::fields::{Fields, Json, Text, Value, get};
 use crate::usage::Usage;
 
@@ -77,6 +77,8 @@ impl Dialect for Gemini {
         if let Some(error) = chunk.error {
             reading.error(in_band_error(error));
         }
+        // Each report stands alone: what it leaves out is zero in it. Kept from an earlier one, thoughts would be
+        // added to a total that no longer holds them.
         if let Some(counts) = chunk.usage.and_then(get::<Counts>) {
             reading.usage(counts.normal_form(), chunk.usage.unwrap_or_default());
         }
@@ -133,7 +135,7 @@ impl<'de> Fields<'de> for Chunk<'de> {
             }
             "usageMetadata" => self.usage = value.raw()?,
             "modelVersion" => self.model = value.text()?,
-            "error" => self.error = value.raw()?,
+            "error" => self.error = value.raw()?.filter(is_error),
             "promptFeedback" => {
                 value.object(&mut self.feedback)?;
             }
@@ -159,6 +161,7 @@ impl<'de> Fields<'de> for Feedback<'de> {
 
 impl Candidate<'_> {
     fn read(&self, reading: &mut Reading) {
+        reading.began(self.index);
         for part in &self.content.parts {
             let text = part.text.as_deref().unwrap_or_default();
             match part.call {

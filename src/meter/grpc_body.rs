@@ -37,6 +37,7 @@ impl GrpcBody {
 
     /// Reads the status of gRPC-Web; elsewhere it stands in HTTP's trailers.
     pub(super) fn finish(&mut self, reading: &mut Reading) {
+        reading.protocol(Protocol::Grpc);
         let trailers = String::from_utf8_lossy(self.decoder.trailers().unwrap_or_default());
         let fields = trailers.lines().filter_map(|line| line.split_once(':'));
         let find = |wanted: &str| {

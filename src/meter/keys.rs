@@ -34,8 +34,8 @@ enum Sign {
     Reasoning,
     /// As `Key`, while a first tool call is.
     ToolCall,
-    /// Matters wherever it stands.
-    Word,
+    /// Matters as the end of a string, too.
+    End,
     /// Matters if it is an ASCII letter's.
     Escape,
 }
@@ -64,9 +64,9 @@ impl Keys {
         self.and(names, Sign::ToolCall)
     }
 
-    /// Those in which a string ends in one of these words do.
-    pub(super) fn words(self, words: &[&str]) -> Self {
-        self.and(words, Sign::Word)
+    /// Those with these keys do, and those in which a string ends so.
+    pub(super) fn or_ends(self, words: &[&str]) -> Self {
+        self.and(words, Sign::End)
     }
 
     fn and(mut self, names: &[&str], sign: Sign) -> Self {
@@ -111,11 +111,17 @@ impl Sign {
             Self::Text => awaits.text && has_value(rest),
             Self::Reasoning => awaits.reasoning && has_value(rest),
             Self::ToolCall => awaits.tool_call && has_value(rest),
-            Self::Word => true,
+            Self::End => !is_key(rest) || has_value(rest),
             // U+0040 to U+007F.
             Self::Escape => matches!(rest.first(), Some(b'4'..=b'7')),
         }
     }
+}
+
+/// Whether what stands before `rest` is a key, and not the end of a string.
+#[inline]
+fn is_key(rest: &[u8]) -> bool {
+    rest.trim_ascii_start().starts_with(b":")
 }
 
 /// Whether what stands before `rest` is a key, and its value something.

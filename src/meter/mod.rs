@@ -22,6 +22,7 @@
 
 mod anthropic;
 mod bedrock;
+mod bedrock_invoke;
 mod builtin;
 mod cohere;
 mod detect;
@@ -39,11 +40,13 @@ mod metering;
 mod ndjson;
 mod ollama;
 mod openai_chat;
+mod openai_delta;
 mod openai_responses;
 mod reading;
 mod request;
 mod scan;
 mod set;
+mod speaker;
 mod sse;
 mod unpack;
 

@@ -6,7 +6,7 @@ use once_cell::sync::Lazy;
 use serde::de::MapAccess;
 
 use super::Reading;
-use super::dialect::{Dialect, in_band_error};
+use super::dialect::{Dialect, in_band_error, is_error};
 use super::fields::{Fields, Json, Text, Value};
 use super::keys::Keys;
 use crate::usage::Usage;
@@ -113,7 +113,7 @@ impl<'de> Fields<'de> for Line<'de> {
             "done_reason" => self.done_reason = value.text()?,
             "prompt_eval_count" => self.prompt = value.count()?,
             "eval_count" => self.output = value.count()?,
-            "error" => self.error = value.raw()?,
+            "error" => self.error = value.raw()?.filter(is_error),
             _ => value.skip()?,
         }
         Ok(())

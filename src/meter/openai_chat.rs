@@ -10,9 +10,10 @@ use once_cell::sync::Lazy;
 use serde::de::MapAccess;
 
 use super::Reading;
-use super::dialect::{Dialect, in_band_error, latest, sum};
+use super::dialect::{Dialect, in_band_error, is_error, latest, sum};
 use super::fields::{Fields, Json, Text, Value, read};
 use super::keys::Keys;
+use super::openai_delta::Delta;
 use crate::usage::Usage;
 
 /// Reads chat chunks, and whole answers, which hold the same in one object.
@@ -65,33 +66,13 @@ struct Choice<'de> {
     message: Option<Delta<'de>>,
     text: Text<'de>,
     finish_reason: Text<'de>,
-}
-
-#[derive(Default)]
-struct Delta<'de> {
-    content: Text<'de>,
-    parts: Vec<Part<'de>>,
-    refusal: Text<'de>,
-    reasoning: Text<'de>,
-    tools: Vec<Tool<'de>>,
-}
-
-/// A part of a content that is a list.
-#[derive(Default)]
-struct Part<'de> {
-    kind: Text<'de>,
-    text: Text<'de>,
-    thinking: Vec<Part<'de>>,
-}
-
-/// A tool call, or the function inside it.
-#[derive(Default)]
-struct Tool<'de> {
-    arguments: Text<'de>,
+    /// Moonshot.
+    usage: Option<&'de str>,
 }
 
 static KEYS: Lazy<Keys> = Lazy::new(|| {
-    Keys::new(&["usage", "finish_reason", "error"])
+    Keys::new(&["usage", "finish_reason"])
+        .or_ends(&["error"])
         .text(&["content", "text"])
         .reasoning(&["reasoning", "reasoning_content", "thinking"])
         .tool_call(&["tool_calls", "function_call"])
@@ -105,11 +86,15 @@ impl OpenAiChat {
         Self { is_legacy: true, ..Self::default() }
     }
 
-    fn choice(&self, choice: &Choice<'_>, reading: &mut Reading) {
+    fn choice(&self, choice: &Choice<'_>, is_whole: bool, reading: &mut Reading) {
         let index = choice.index;
-        // Perplexity sends the whole text so far in `message`, beside the delta.
-        if let Some(delta) = choice.delta.as_ref().or(choice.message.as_ref()) {
-            delta.read(index, reading);
+        reading.began(index);
+        // Perplexity sends the whole text so far in `message`, beside the delta; beside the whole one, the delta
+        // is empty.
+        let (delta, message) = (choice.delta.as_ref(), choice.message.as_ref());
+        let said = if is_whole { message.or(delta) } else { delta.or(message) };
+        if let Some(said) = said {
+            said.read(index, reading);
         }
         if let (true, Some(text)) = (self.is_legacy, &choice.text) {
             reading.text(index, text);
@@ -124,10 +109,8 @@ impl OpenAiChat {
             reading.usage(self.counts.normal_form(), raw);
         }
     }
-}
 
-impl Dialect for OpenAiChat {
-    fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
+    fn read(&mut self, data: &[u8], in_events: bool, reading: &mut Reading) {
         if data.trim_ascii() == b"[DONE]" {
             self.is_terminated = true;
             reading.usage_is_final();
@@ -143,25 +126,37 @@ impl Dialect for OpenAiChat {
         if let Some(model) = &chunk.model {
             reading.model(model);
         }
+        let is_whole = chunk.is_whole(in_events);
         let choices = chunk.choices;
         let is_last = choices.first.is_none();
         for choice in choices.first.iter().chain(&choices.more) {
-            self.choice(choice, reading);
+            self.choice(choice, is_whole, reading);
         }
-        let error = chunk.error.or(chunk.groq.error);
+        // vLLM's older errors are nested in nothing.
+        let bare = (chunk.object.as_deref() == Some("error")).then_some(json.as_str());
+        let error = chunk.error.or(chunk.groq.error).or(bare);
         if let Some(error) = error {
             reading.error(in_band_error(error));
         }
-        let is_whole = matches!(chunk.object.as_deref(), Some("chat.completion" | "text_completion"))
-            && choices.first.as_ref().is_some_and(|choice| choice.message.is_some());
         self.is_terminated |= is_whole;
-        if let Some(raw) = chunk.usage.or(chunk.groq.usage) {
+        let in_choice = choices.first.as_ref().and_then(|choice| choice.usage);
+        if let Some(raw) = chunk.usage.or(chunk.groq.usage).or(in_choice) {
             self.usage(raw, reading);
-            // What follows the end of a choice, or an error, is no intermediate count.
+            // What follows the end of all choices, or an error, is no intermediate count.
             if is_last || is_whole || error.is_some() || reading.is_finished() {
                 reading.usage_is_final();
             }
         }
+    }
+}
+
+impl Dialect for OpenAiChat {
+    fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
+        self.read(data, true, reading);
+    }
+
+    fn value(&mut self, data: &[u8], reading: &mut Reading) {
+        self.read(data, false, reading);
     }
 
     fn is_terminated(&self) -> Option<bool> {
@@ -214,6 +209,20 @@ impl<'de> Fields<'de> for Counts {
 
 // === impl Chunk ===
 
+impl Chunk<'_> {
+    /// Whether this is all of an answer. Its `object` does not tell: chunks of Completions have the same as whole
+    /// ones, and those of Perplexity call themselves whole.
+    fn is_whole(&self, in_events: bool) -> bool {
+        let Some(first) = &self.choices.first else { return false };
+        match self.object.as_deref() {
+            Some("chat.completion.chunk") => false,
+            Some("text_completion") => !in_events && first.finish_reason.is_some(),
+            Some("chat.completion") if in_events => first.message.is_some() && first.delta.is_none(),
+            _ => !in_events && first.message.is_some(),
+        }
+    }
+}
+
 impl<'de> Fields<'de> for Chunk<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
         match key {
@@ -223,7 +232,7 @@ impl<'de> Fields<'de> for Chunk<'de> {
             "x_groq" => {
                 value.object(&mut self.groq)?;
             }
-            "error" => self.error = value.raw()?,
+            "error" => self.error = value.raw()?.filter(is_error),
             "choices" => {
                 value.objects(|choice| self.choices.push(choice))?;
             }
@@ -247,7 +256,7 @@ impl<'de> Fields<'de> for Groq<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
         match key {
             "usage" => self.usage = value.raw()?,
-            "error" => self.error = value.raw()?,
+            "error" => self.error = value.raw()?.filter(is_error),
             _ => value.skip()?,
         }
         Ok(())
@@ -266,97 +275,7 @@ impl<'de> Fields<'de> for Choice<'de> {
             }
             "text" => self.text = value.text()?,
             "finish_reason" => self.finish_reason = value.text()?,
-            _ => value.skip()?,
-        }
-        Ok(())
-    }
-}
-
-// === impl Delta ===
-
-impl Delta<'_> {
-    fn read(&self, index: u32, reading: &mut Reading) {
-        if let Some(reasoning) = &self.reasoning {
-            reading.reasoning(reasoning);
-        }
-        if let Some(refusal) = &self.refusal {
-            reading.hidden(refusal);
-        }
-        if let Some(content) = &self.content {
-            reading.text(index, content);
-        }
-        for part in &self.parts {
-            part.read(index, reading);
-        }
-        for tool in &self.tools {
-            reading.tool_call(tool.arguments.as_deref().unwrap_or_default());
-        }
-    }
-}
-
-impl<'de> Fields<'de> for Delta<'de> {
-    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
-        match key {
-            "content" => self.content = value.objects(|part| self.parts.push(part))?,
-            "refusal" => self.refusal = value.text()?,
-            // Some servers send both, one of them null or empty.
-            "reasoning" | "reasoning_content" => {
-                let reasoning = value.text()?.filter(|text| !text.is_empty());
-                self.reasoning = reasoning.or(self.reasoning.take());
-            }
-            "tool_calls" => {
-                value.objects(|tool| self.tools.push(tool))?;
-            }
-            "function_call" => {
-                let mut tool = Tool::default();
-                if value.object(&mut tool)? {
-                    self.tools.push(tool);
-                }
-            }
-            _ => value.skip()?,
-        }
-        Ok(())
-    }
-}
-
-impl Part<'_> {
-    fn read(&self, index: u32, reading: &mut Reading) {
-        let text = self.text.as_deref().unwrap_or_default();
-        match self.kind.as_deref() {
-            Some("text" | "output_text") | None => reading.text(index, text),
-            Some("thinking" | "reasoning") => {
-                reading.reasoning(text);
-                for part in &self.thinking {
-                    reading.reasoning(part.text.as_deref().unwrap_or_default());
-                }
-            }
-            Some(_) => reading.hidden(text),
-        }
-    }
-}
-
-impl<'de> Fields<'de> for Part<'de> {
-    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
-        match key {
-            "type" => self.kind = value.text()?,
-            "text" => self.text = value.text()?,
-            "thinking" => {
-                let text = value.objects(|part| self.thinking.push(part))?;
-                self.text = text.or(self.text.take());
-            }
-            _ => value.skip()?,
-        }
-        Ok(())
-    }
-}
-
-impl<'de> Fields<'de> for Tool<'de> {
-    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
-        match key {
-            "arguments" => self.arguments = value.text()?,
-            "function" => {
-                value.object(self)?;
-            }
+            "usage" => self.usage = value.raw()?,
             _ => value.skip()?,
         }
         Ok(())

@@ -7,7 +7,7 @@ use once_cell::sync::Lazy;
 use serde::de::MapAccess;
 
 use super::Reading;
-use super::dialect::{Dialect, in_band_error, latest};
+use super::dialect::{Dialect, in_band_error, is_error, latest};
 use super::fields::{Fields, Json, Text, Value, read};
 use super::keys::Keys;
 use crate::llm::InBandError;
@@ -71,7 +71,7 @@ struct Item<'de> {
 const HEAD: &[u8] = b"{\"type\":\"";
 
 /// Where the type does not stand first: only the events that carry the whole response have these.
-static KEYS: Lazy<Keys> = Lazy::new(|| Keys::new(&["response", "error", "usage", "code"]));
+static KEYS: Lazy<Keys> = Lazy::new(|| Keys::new(&["response", "usage"]).or_ends(&["error"]));
 
 /// The events that are read, by their type.
 fn is_read(kind: &str, wants_text: bool) -> bool {
@@ -99,6 +99,15 @@ impl OpenAiResponses {
         }
     }
 
+    /// A response that did not come in events. In the background it may be at work still.
+    fn whole(&mut self, response: &Response<'_>, reading: &mut Reading) {
+        response.output.iter().for_each(|item| item.read(reading));
+        match response.status.as_deref() {
+            Some("queued" | "in_progress") => self.response(response, reading),
+            _ => self.end("", response, reading),
+        }
+    }
+
     fn response(&mut self, response: &Response<'_>, reading: &mut Reading) {
         if let Some(model) = &response.model {
             reading.latest_model(model);
@@ -113,12 +122,12 @@ impl OpenAiResponses {
         }
     }
 
-    /// The response is over: `status` says how.
-    fn end(&mut self, response: &Response<'_>, reading: &mut Reading) {
+    /// The response is over: its status says how, or else `kind`, the event's.
+    fn end(&mut self, kind: &str, response: &Response<'_>, reading: &mut Reading) {
         self.is_terminated = true;
         self.response(response, reading);
         reading.usage_is_final();
-        let status = response.status.as_deref().unwrap_or_default();
+        let status = response.status.as_deref().unwrap_or(kind);
         match (status, &response.reason.reason) {
             ("incomplete", Some(reason)) => reading.finish_reason(0, reason),
             (status, _) => reading.finish_reason(0, status),
@@ -151,14 +160,16 @@ impl Dialect for OpenAiResponses {
             Some("response.created" | "response.in_progress" | "response.queued") => {
                 self.response(&event.response, reading);
             }
-            Some("response.completed" | "response.incomplete" | "response.failed" | "response.cancelled") => {
-                self.end(&event.response, reading)
-            }
+            Some(
+                kind @ ("response.completed"
+                | "response.incomplete"
+                | "response.failed"
+                | "response.cancelled"),
+            ) => self.end(&kind["response.".len()..], &event.response, reading),
             Some("error") => reading.error(event.error(&json)),
-            None if event.object.as_deref() == Some("response") => {
-                event.top.output.iter().for_each(|item| item.read(reading));
-                self.end(&event.top, reading);
-            }
+            None if event.object.as_deref() == Some("response") => self.whole(&event.top, reading),
+            // A plain error in place of the events, or a gateway's.
+            None => self.response(&event.top, reading),
             _ => {}
         }
     }
@@ -244,7 +255,7 @@ impl<'de> Fields<'de> for Response<'de> {
             "model" => self.model = value.text()?,
             "status" => self.status = value.text()?,
             "usage" => self.usage = value.raw()?,
-            "error" => self.error = value.raw()?,
+            "error" => self.error = value.raw()?.filter(is_error),
             "output" => {
                 value.objects(|item| self.output.push(item))?;
             }

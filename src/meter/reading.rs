@@ -1,6 +1,7 @@
 //! What a meter writes down while it reads.
 
 use std::borrow::Cow;
+use std::mem;
 use std::time::Duration;
 
 use crate::llm::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
@@ -50,6 +51,8 @@ pub struct Reading {
     is_final: bool,
     now: Duration,
     last_text: Option<Duration>,
+    /// The number of the event that held it.
+    text_event: u64,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +79,7 @@ impl Reading {
             is_final: false,
             now: Duration::ZERO,
             last_text: None,
+            text_event: 0,
         }
     }
 
@@ -163,16 +167,26 @@ impl Reading {
         if !self.wants_text() {
             return;
         }
-        self.report.text_chunks = Some(self.report.text_chunks.unwrap_or(0) + 1);
-        if let Some(last) = self.last_text.replace(self.now) {
-            let gap = self.now.saturating_sub(last);
-            self.report.longest_text_gap = self.report.longest_text_gap.max(Some(gap));
-        }
+        self.text_chunk();
         let kept = &text[..text.floor_char_boundary(self.room)];
         self.room = if kept.len() < text.len() { 0 } else { self.room - kept.len() };
         if let Some(choice) = self.choice(choice) {
             choice.len += text.chars().count() as u64;
             choice.text.push_str(kept);
+        }
+    }
+
+    /// An event holds text. Several parts of one event, or several choices, are one chunk.
+    fn text_chunk(&mut self) {
+        let event = self.report.events;
+        // A meter that reports no events has its texts told apart by its calls.
+        if event > 0 && mem::replace(&mut self.text_event, event) == event {
+            return;
+        }
+        self.report.text_chunks = Some(self.report.text_chunks.unwrap_or(0) + 1);
+        if let Some(last) = self.last_text.replace(self.now) {
+            let gap = self.now.saturating_sub(last);
+            self.report.longest_text_gap = self.report.longest_text_gap.max(Some(gap));
         }
     }
 
@@ -207,15 +221,23 @@ impl Reading {
         }
     }
 
-    /// Whether any choice has ended.
+    /// A choice has come, with or without a text: [`is_finished`](Self::is_finished) waits for it.
+    pub fn began(&mut self, choice: u32) {
+        self.choice(choice);
+    }
+
+    /// Whether every choice that has come has ended; false if none has come.
     pub fn is_finished(&self) -> bool {
-        self.choices.iter().any(|choice| choice.finish_reason.is_some())
+        !self.choices.is_empty() && self.choices.iter().all(|choice| choice.finish_reason.is_some())
     }
 
     /// The counts as they stand now, in the place of all earlier ones. `raw` is the provider's own object.
     ///
-    /// The basis of `usage` is not looked at: the record works it out.
+    /// The basis of `usage` is not looked at: the record works it out. One without any count replaces none.
     pub fn usage(&mut self, usage: Usage, raw: &str) {
+        if self.has_usage() && !has_counts(&usage) {
+            return;
+        }
         self.raw.clear();
         if raw.len() <= MAX_RAW {
             self.raw.push_str(raw);
@@ -225,7 +247,7 @@ impl Reading {
 
     /// Whether any counts were reported.
     pub(crate) fn has_usage(&self) -> bool {
-        self.usage.is_some()
+        self.usage.as_ref().is_some_and(has_counts)
     }
 
     /// The counts are the protocol's last word.
@@ -307,7 +329,13 @@ impl Reading {
         let Some(usage) = &self.usage else {
             return Usage::default();
         };
-        let basis = if self.is_final || ended { UsageBasis::Reported } else { UsageBasis::Partial };
+        let basis = if !has_counts(usage) {
+            UsageBasis::Absent
+        } else if self.is_final || ended {
+            UsageBasis::Reported
+        } else {
+            UsageBasis::Partial
+        };
         let raw = (!self.raw.is_empty()).then(|| self.raw.as_str().into());
         let total =
             usage.total_tokens.or_else(|| Some(usage.input_tokens?.saturating_add(usage.output_tokens?)));
@@ -340,6 +368,13 @@ pub(crate) struct Awaits {
     pub(crate) reasoning: bool,
     pub(crate) tool_call: bool,
     pub(crate) model: bool,
+}
+
+/// Whether `usage` says anything.
+fn has_counts(usage: &Usage) -> bool {
+    let parts = [usage.cached_input_tokens, usage.cache_write_input_tokens, usage.reasoning_tokens];
+    let sums = [usage.input_tokens, usage.output_tokens, usage.total_tokens];
+    sums.into_iter().chain(parts).any(|count| count.is_some())
 }
 
 fn bounded(word: &str) -> Box<str> {
