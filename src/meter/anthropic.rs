@@ -108,9 +108,10 @@ impl Dialect for Anthropic {
             return;
         }
         let json = Json::of(data);
-        let Some(event) = json.get::<Event<'_>>() else {
+        let mut event = Event::default();
+        if !json.read(&mut event) {
             return;
-        };
+        }
         match event.kind.as_deref() {
             Some("message_start") => self.message(&event.message, reading),
             Some("content_block_start") => event.block.read(reading),
@@ -211,7 +212,7 @@ impl<'de> Fields<'de> for Message<'de> {
             "stop_reason" => self.stop_reason = value.text()?,
             "usage" => self.usage = value.raw()?,
             "content" => {
-                value.objects(|block| self.content.push(block))?;
+                value.objects(&mut self.content)?;
             }
             _ => value.skip()?,
         }

@@ -3,11 +3,13 @@
 //! Its input counts leave out what was read from and written to the cache; the normal form adds them. The model does
 //! not stand in the body: it is in the request's path.
 
+use once_cell::sync::Lazy;
 use serde::de::MapAccess;
 
 use super::Reading;
 use super::dialect::{Dialect, latest, sum};
-use super::fields::{Fields, Json, Text, Value, get};
+use super::fields::{Few, Fields, Json, Text, Value, get};
+use super::keys::Keys;
 use crate::usage::Usage;
 
 /// ConverseStream, whose events the framing names, and whole answers of Converse.
@@ -23,7 +25,7 @@ pub(super) struct ConverseEvent<'de> {
     start: Block<'de>,
     stop_reason: Text<'de>,
     usage: Option<&'de str>,
-    content: Vec<Block<'de>>,
+    content: Few<Block<'de>>,
 }
 
 #[derive(Default)]
@@ -44,11 +46,15 @@ pub(super) struct ConverseCounts {
     cache_write: Option<u64>,
 }
 
+/// Of the events that hold content.
+static KEYS: Lazy<Keys> =
+    Lazy::new(|| Keys::new(&[]).text(&["text"]).reasoning(&["reasoningContent"]).tool_call(&["toolUse"]));
+
 // === impl Converse ===
 
 impl Converse {
     pub(super) fn read(&mut self, event: &ConverseEvent<'_>, reading: &mut Reading) {
-        for block in [&event.start, &event.delta].into_iter().chain(&event.content) {
+        for block in [&event.start, &event.delta].into_iter().chain(event.content.iter()) {
             block.read(reading);
         }
         if let Some(reason) = &event.stop_reason {
@@ -64,10 +70,8 @@ impl Converse {
 
 impl Dialect for Converse {
     fn event(&mut self, name: &[u8], data: &[u8], reading: &mut Reading) {
-        let awaits = reading.awaits();
-        let looks = awaits.text || awaits.reasoning || awaits.tool_call;
         let is_read = match name {
-            b"contentBlockStart" | b"contentBlockDelta" => looks,
+            b"contentBlockStart" | b"contentBlockDelta" => KEYS.matter(data, reading),
             // A whole answer has no name.
             b"messageStop" | b"metadata" | b"" => true,
             _ => false,
@@ -75,7 +79,9 @@ impl Dialect for Converse {
         if !is_read {
             return;
         }
-        if let Some(event) = Json::of(data).get::<ConverseEvent<'_>>() {
+        let json = Json::of(data);
+        let mut event = ConverseEvent::default();
+        if json.read(&mut event) {
             self.read(&event, reading);
             // The last event; its counts may be missing.
             self.is_terminated |= name == b"metadata";
@@ -105,7 +111,7 @@ impl<'de> Fields<'de> for ConverseEvent<'de> {
                 value.object(self)?;
             }
             "content" => {
-                value.objects(|block| self.content.push(block))?;
+                value.objects(&mut self.content)?;
             }
             _ => value.skip()?,
         }

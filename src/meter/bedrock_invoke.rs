@@ -172,6 +172,10 @@ impl Dialect for Invoke {
         }
     }
 
+    fn buffered(&self) -> usize {
+        self.event.capacity()
+    }
+
     fn is_terminated(&self) -> Option<bool> {
         Some(self.is_terminated || self.claude.is_terminated() == Some(true))
     }
@@ -196,10 +200,10 @@ impl<'de> Fields<'de> for ModelEvent<'de> {
             "outputText" | "generation" | "completion" | "text" => self.text = value.text()?,
             "choices" => {
                 let choices = self.choices.get_or_insert_default();
-                value.objects(|choice| choices.push(choice))?;
+                value.objects(choices)?;
             }
             "outputs" | "results" | "generations" => {
-                value.objects(|output| self.outputs.push(output))?;
+                value.objects(&mut self.outputs)?;
             }
             "completionReason" | "stop_reason" | "finish_reason" => self.stop_reason = value.text()?,
             "amazon-bedrock-invocationMetrics" => self.metrics = value.raw()?,

@@ -209,6 +209,7 @@ impl Meter for Builtin {
             Framing::Grpc(body) => body.finish(reading),
             Framing::Json(_) | Framing::EventStream { .. } | Framing::Unknown { .. } | Framing::None => {}
         }
+        speaker.finish(reading);
         self.check(reading);
     }
 
@@ -224,7 +225,7 @@ impl Meter for Builtin {
     }
 
     fn buffered(&self) -> usize {
-        match &self.framing {
+        let framing = match &self.framing {
             Framing::Sse { decoder, stray, .. } => {
                 decoder.buffered() + stray.as_ref().map_or(0, JsonDecoder::buffered)
             }
@@ -232,7 +233,8 @@ impl Meter for Builtin {
             Framing::Json(decoder) => decoder.buffered(),
             Framing::EventStream { decoder, .. } => decoder.buffered(),
             Framing::Grpc(_) | Framing::Unknown { .. } | Framing::None => 0,
-        }
+        };
+        framing + self.speaker.buffered()
     }
 }
 

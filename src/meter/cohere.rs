@@ -9,7 +9,7 @@ use serde::de::MapAccess;
 
 use super::Reading;
 use super::dialect::{Dialect, in_band_error, is_error};
-use super::fields::{Fields, Json, Text, Value, get};
+use super::fields::{Few, Fields, Json, Text, Value, get};
 use super::keys::Keys;
 use crate::llm::InBandError;
 use crate::usage::Usage;
@@ -60,10 +60,10 @@ struct Delta<'de> {
 #[derive(Default)]
 struct Message<'de> {
     /// One in an event, a list in a whole answer.
-    content: Vec<Content<'de>>,
+    content: Few<Content<'de>>,
     tool_plan: Text<'de>,
     /// As the content.
-    tools: Vec<Tool<'de>>,
+    tools: Few<Tool<'de>>,
 }
 
 #[derive(Default)]
@@ -126,9 +126,10 @@ impl Dialect for CohereV2 {
             return;
         }
         let json = Json::of(data);
-        let Some(event) = json.get::<Event<'_>>() else {
+        let mut event = Event::default();
+        if !json.read(&mut event) {
             return;
-        };
+        }
         let delta = &event.delta;
         event.gateway_error(reading);
         match event.kind.as_deref() {
@@ -160,9 +161,10 @@ impl Dialect for CohereV1 {
             return;
         }
         let json = Json::of(data);
-        let Some(event) = json.get::<Event<'_>>() else {
+        let mut event = Event::default();
+        if !json.read(&mut event) {
             return;
-        };
+        }
         event.gateway_error(reading);
         let text = event.text.as_deref().unwrap_or_default();
         let reason = event.finish_reason.as_deref().unwrap_or_default();
@@ -254,11 +256,11 @@ impl Message<'_> {
         if let Some(plan) = &self.tool_plan {
             reading.hidden(plan);
         }
-        for content in &self.content {
+        for content in self.content.iter() {
             reading.reasoning(content.thinking.as_deref().unwrap_or_default());
             reading.text(0, content.text.as_deref().unwrap_or_default());
         }
-        for tool in &self.tools {
+        for tool in self.tools.iter() {
             reading.tool_call(tool.arguments.as_deref().unwrap_or_default());
         }
     }
@@ -268,11 +270,11 @@ impl<'de> Fields<'de> for Message<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
         match key {
             "content" => {
-                value.objects(|content| self.content.push(content))?;
+                value.objects(&mut self.content)?;
             }
             "tool_plan" => self.tool_plan = value.text()?,
             "tool_calls" => {
-                value.objects(|tool| self.tools.push(tool))?;
+                value.objects(&mut self.tools)?;
             }
             _ => value.skip()?,
         }

@@ -14,7 +14,7 @@ use super::bedrock::Converse;
 use super::bedrock_invoke::Invoke;
 use super::cohere::{CohereV1, CohereV2};
 use super::dialect::{Dialect, is_error};
-use super::fields::{Fields, Text, Value};
+use super::fields::{Few, Fields, Text, Value};
 use super::gemini::Gemini;
 use super::ollama::Ollama;
 use super::openai_chat::OpenAiChat;
@@ -28,7 +28,7 @@ pub(super) fn dialect(protocol: &Protocol) -> Option<Box<dyn Dialect>> {
         Protocol::OpenAiCompletions => Box::new(OpenAiChat::legacy()),
         Protocol::OpenAiResponses => Box::new(OpenAiResponses::default()),
         Protocol::AnthropicMessages => Box::new(Anthropic::default()),
-        Protocol::GeminiSse | Protocol::GeminiJsonArray => Box::new(Gemini),
+        Protocol::GeminiSse | Protocol::GeminiJsonArray => Box::new(Gemini::default()),
         Protocol::BedrockConverse => Box::new(Converse::default()),
         Protocol::BedrockInvoke => Box::new(Invoke::new()),
         Protocol::CohereV1 => Box::new(CohereV1::default()),
@@ -248,15 +248,18 @@ impl<'de> Fields<'de> for Signature<'de> {
             "object" => self.object = value.text()?,
             "id" => self.id = value.text()?,
             "choices" => {
-                value.objects(|choice: Choice| self.choice = choice)?;
+                let mut choices = Few::default();
+                value.objects(&mut choices)?;
+                self.choice = choices.first().copied().unwrap_or_default();
             }
             "candidates" | "usageMetadata" | "promptFeedback" => {
                 self.is_gemini = true;
                 value.skip()?;
             }
             "response" => {
-                let text = value.objects(|wrapped: Wrapped| self.is_gemini |= wrapped.is_gemini)?;
-                self.has_response_text = text.is_some();
+                let mut wrapped = Few::<Wrapped>::default();
+                self.has_response_text = value.objects(&mut wrapped)?.is_some();
+                self.is_gemini |= wrapped.first().is_some_and(|wrapped| wrapped.is_gemini);
             }
             "event_type" => self.has_event_type = value.text()?.as_deref().is_some_and(is_cohere_v1),
             "done" => self.has_done = value.flag()?.is_some(),

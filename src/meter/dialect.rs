@@ -17,8 +17,16 @@ pub(super) trait Dialect: Send {
         self.event(b"", data, reading);
     }
 
+    /// The stream is over: reads what was put off.
+    fn finish(&mut self, _reading: &mut Reading) {}
+
     /// Whether the protocol's own end was seen; `None` where it has none.
     fn is_terminated(&self) -> Option<bool>;
+
+    /// Bytes that it buffers.
+    fn buffered(&self) -> usize {
+        0
+    }
 }
 
 /// Keeps the latest number: what is not reported does not replace what was.

@@ -35,6 +35,23 @@ pub(super) struct Value<'m, 'de, A> {
 /// A string, borrowed if it has no escapes; nothing where there is another value.
 pub(super) type Text<'de> = Option<Cow<'de, str>>;
 
+/// A list that nearly always has one element, which then needs no allocation.
+#[derive(Debug)]
+pub(super) struct Few<T> {
+    first: Option<T>,
+    more: Vec<T>,
+}
+
+/// Where elements of an array go. They are read in place: they are large, and moving them would cost as much as
+/// reading them.
+pub(super) trait Elements<T> {
+    /// The place of one more element.
+    fn add(&mut self) -> &mut T;
+
+    /// The one that was added last is none.
+    fn take_back(&mut self);
+}
+
 // === impl Json ===
 
 impl<'a> Json<'a> {
@@ -174,18 +191,63 @@ impl<'de, A: MapAccess<'de>> Value<'_, 'de, A> {
         self.map.next_value_seed(Object(fields))
     }
 
-    /// The fields of each object of an array, one after the other, or of the one object that stands in its
-    /// place. A string in its place is returned.
-    pub(super) fn objects<F>(self, each: impl FnMut(F)) -> Result<Text<'de>, A::Error>
-    where
-        F: Fields<'de> + Default,
-    {
-        self.map.next_value_seed(Objects(each, PhantomData))
+    /// The fields of each object of an array, or of the one object that stands in its place. A string in its
+    /// place is returned.
+    pub(super) fn objects<F: Fields<'de>>(
+        self,
+        elements: &mut impl Elements<F>,
+    ) -> Result<Text<'de>, A::Error> {
+        self.map.next_value_seed(Objects(elements, PhantomData))
     }
 
     /// Passes over it.
     pub(super) fn skip(self) -> Result<(), A::Error> {
         self.map.next_value().map(|IgnoredAny| ())
+    }
+}
+
+// === impl Few ===
+
+impl<T> Few<T> {
+    pub(super) fn first(&self) -> Option<&T> {
+        self.first.as_ref()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.first.iter().chain(&self.more)
+    }
+}
+
+impl<T> Default for Few<T> {
+    fn default() -> Self {
+        Self { first: None, more: Vec::new() }
+    }
+}
+
+impl<T: Default> Elements<T> for Few<T> {
+    fn add(&mut self) -> &mut T {
+        match &mut self.first {
+            Some(_) => self.more.add(),
+            first => first.insert(T::default()),
+        }
+    }
+
+    fn take_back(&mut self) {
+        if self.more.pop().is_none() {
+            self.first = None;
+        }
+    }
+}
+
+impl<T: Default> Elements<T> for Vec<T> {
+    fn add(&mut self) -> &mut T {
+        let place = self.len();
+        self.push(T::default());
+        &mut self[place]
+    }
+
+    fn take_back(&mut self) {
+        self.pop();
     }
 }
 
@@ -204,7 +266,7 @@ struct ScalarSeed;
 struct Object<'f, F>(&'f mut F);
 
 /// Reads an array of objects, each into fields of its own.
-struct Objects<Each, F>(Each, PhantomData<fn() -> F>);
+struct Objects<'e, L, F>(&'e mut L, PhantomData<fn() -> F>);
 
 /// The methods of a visitor that are alike in all of ours: other types are passed over.
 macro_rules! lenient {
@@ -304,7 +366,7 @@ impl<'de, F: Fields<'de>> Visitor<'de> for Object<'_, F> {
     }
 }
 
-impl<'de, Each: FnMut(F), F: Fields<'de> + Default> DeserializeSeed<'de> for Objects<Each, F> {
+impl<'de, L: Elements<F>, F: Fields<'de>> DeserializeSeed<'de> for Objects<'_, L, F> {
     type Value = Text<'de>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Text<'de>, D::Error> {
@@ -312,26 +374,25 @@ impl<'de, Each: FnMut(F), F: Fields<'de> + Default> DeserializeSeed<'de> for Obj
     }
 }
 
-impl<'de, Each: FnMut(F), F: Fields<'de> + Default> Visitor<'de> for Objects<Each, F> {
+impl<'de, L: Elements<F>, F: Fields<'de>> Visitor<'de> for Objects<'_, L, F> {
     type Value = Text<'de>;
 
     lenient!(None; bool numbers unit);
 
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Text<'de>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Text<'de>, A::Error> {
         loop {
-            let mut fields = F::default();
-            match seq.next_element_seed(Object(&mut fields))? {
-                Some(true) => (self.0)(fields),
-                Some(false) => {}
-                None => return Ok(None),
+            let read = seq.next_element_seed(Object(self.0.add()))?;
+            if read != Some(true) {
+                self.0.take_back();
+            }
+            if read.is_none() {
+                return Ok(None);
             }
         }
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, map: A) -> Result<Text<'de>, A::Error> {
-        let mut fields = F::default();
-        Object(&mut fields).visit_map(map)?;
-        (self.0)(fields);
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Text<'de>, A::Error> {
+        Object(self.0.add()).visit_map(map)?;
         Ok(None)
     }
 

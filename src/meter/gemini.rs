@@ -5,20 +5,30 @@
 //! outside the candidates' count; prompts of tools are input, outside the prompt's. There is no end marker, and
 //! `STOP` is none: it can stand in several chunks, with text after it.
 
+use std::mem;
+
+use once_cell::sync::Lazy;
 use serde::de::MapAccess;
 
 use super::Reading;
 use super::dialect::{Dialect, in_band_error, is_error, sum};
-use super::fields::{Fields, Json, Text, Value, get};
+use super::fields::{Few, Fields, Json, Text, Value, get};
+use super::keys::Keys;
 use crate::usage::Usage;
 
 /// Reads chunks.
 #[derive(Debug, Default)]
-pub(super) struct Gemini;
+pub(super) struct Gemini {
+    /// The latest counts, as they were sent: only the last ones are read.
+    usage: String,
+    /// Without texts most chunks hold nothing but counts that the next one replaces. The last one and the one
+    /// before it wait, unread.
+    waiting: [Vec<u8>; 2],
+}
 
 #[derive(Default)]
 struct Chunk<'de> {
-    candidates: Vec<Candidate<'de>>,
+    candidates: Few<Candidate<'de>>,
     usage: Option<&'de str>,
     model: Text<'de>,
     error: Option<&'de str>,
@@ -34,7 +44,7 @@ struct Candidate<'de> {
 
 #[derive(Default)]
 struct Content<'de> {
-    parts: Vec<Part<'de>>,
+    parts: Few<Part<'de>>,
 }
 
 #[derive(Default)]
@@ -60,18 +70,48 @@ struct Counts {
     total: Option<u64>,
 }
 
+static KEYS: Lazy<Keys> = Lazy::new(|| {
+    Keys::new(&["finishReason", "promptFeedback"])
+        .or_ends(&["error"])
+        .text(&["text"])
+        .reasoning(&["thought"])
+        .tool_call(&["functionCall"])
+});
+static USAGE: Lazy<Keys> = Lazy::new(|| Keys::new(&["usageMetadata"]));
+static MODEL: Lazy<Keys> = Lazy::new(|| Keys::new(&["modelVersion"]));
+
 // === impl Gemini ===
 
-impl Dialect for Gemini {
-    fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
+impl Gemini {
+    /// Whether `data` reports all that is wanted of it, and the next chunk will report it anew.
+    fn can_wait(data: &[u8], reading: &Reading) -> bool {
+        !KEYS.matter(data, reading)
+            && !reading.awaits().model
+            && USAGE.stand_in(data, reading)
+            && MODEL.stand_in(data, reading)
+    }
+
+    /// Reads the chunk that waits; if it is none, the one that waited before it.
+    fn read_waiting(&mut self, reading: &mut Reading) {
+        let [last, before] = mem::take(&mut self.waiting);
+        if !last.is_empty() && !self.read(&last, reading) {
+            self.read(&before, reading);
+        }
+        self.waiting = [last, before];
+        self.waiting.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Reads a chunk, but for its counts; false if it is none.
+    fn read(&mut self, data: &[u8], reading: &mut Reading) -> bool {
         let json = Json::of(data);
-        let Some(chunk) = json.get::<Chunk<'_>>() else {
-            return;
-        };
+        let mut chunk = Chunk::default();
+        if !json.read(&mut chunk) {
+            return false;
+        }
         if let Some(model) = &chunk.model {
             reading.latest_model(model);
         }
-        for candidate in &chunk.candidates {
+        for candidate in chunk.candidates.iter() {
             candidate.read(reading);
         }
         if let Some(error) = chunk.error {
@@ -79,13 +119,40 @@ impl Dialect for Gemini {
         }
         // Each report stands alone: what it leaves out is zero in it. Kept from an earlier one, thoughts would be
         // added to a total that no longer holds them.
-        if let Some(counts) = chunk.usage.and_then(get::<Counts>) {
-            reading.usage(counts.normal_form(), chunk.usage.unwrap_or_default());
+        // One without any count reports nothing.
+        if let Some(raw) = chunk.usage.filter(|raw| raw.contains("TokenCount\"")) {
+            self.usage.clear();
+            self.usage.push_str(raw);
         }
         // Of a prompt that is blocked there are no candidates.
         if reading.is_finished() || chunk.feedback.block_reason.is_some() {
             reading.usage_is_final();
         }
+        true
+    }
+}
+
+impl Dialect for Gemini {
+    fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
+        if Self::can_wait(data, reading) {
+            self.waiting.swap(0, 1);
+            self.waiting[0].clear();
+            self.waiting[0].extend_from_slice(data);
+        } else {
+            self.read_waiting(reading);
+            self.read(data, reading);
+        }
+    }
+
+    fn finish(&mut self, reading: &mut Reading) {
+        self.read_waiting(reading);
+        if let Some(counts) = get::<Counts>(&self.usage) {
+            reading.usage(counts.normal_form(), &self.usage);
+        }
+    }
+
+    fn buffered(&self) -> usize {
+        self.usage.capacity() + self.waiting.iter().map(Vec::capacity).sum::<usize>()
     }
 
     fn is_terminated(&self) -> Option<bool> {
@@ -131,7 +198,7 @@ impl<'de> Fields<'de> for Chunk<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
         match key {
             "candidates" => {
-                value.objects(|candidate| self.candidates.push(candidate))?;
+                value.objects(&mut self.candidates)?;
             }
             "usageMetadata" => self.usage = value.raw()?,
             "modelVersion" => self.model = value.text()?,
@@ -162,7 +229,7 @@ impl<'de> Fields<'de> for Feedback<'de> {
 impl Candidate<'_> {
     fn read(&self, reading: &mut Reading) {
         reading.began(self.index);
-        for part in &self.content.parts {
+        for part in self.content.parts.iter() {
             let text = part.text.as_deref().unwrap_or_default();
             match part.call {
                 Some(call) => reading.tool_call(call),
@@ -194,7 +261,7 @@ impl<'de> Fields<'de> for Content<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
         match key {
             "parts" => {
-                value.objects(|part| self.parts.push(part))?;
+                value.objects(&mut self.parts)?;
             }
             _ => value.skip()?,
         }

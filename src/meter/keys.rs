@@ -84,7 +84,8 @@ impl Keys {
         reading.wants_text() || self.stand_in(json, reading)
     }
 
-    fn stand_in(&self, json: &[u8], reading: &Reading) -> bool {
+    /// As [`matter`](Self::matter), whether texts are wanted or not.
+    pub(super) fn stand_in(&self, json: &[u8], reading: &Reading) -> bool {
         let matters = |needle: usize, end: usize| {
             self.needles.get(needle).is_some_and(|(_, sign)| sign.holds(&json[end..], reading))
         };

@@ -127,7 +127,8 @@ impl Metering {
 
     /// The body is over: reads what waited for more.
     pub(crate) fn finish(&mut self) {
-        if self.reading.stopped().is_some() {
+        // What was read until a meter stopped stands; one that panicked is not asked again.
+        if self.reading.stopped() == Some(&Incomplete::Panicked) {
             return;
         }
         let Self { meter, reading, .. } = self;

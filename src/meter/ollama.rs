@@ -53,9 +53,10 @@ impl Dialect for Ollama {
             return;
         }
         let json = Json::of(data);
-        let Some(line) = json.get::<Line<'_>>() else {
+        let mut line = Line::default();
+        if !json.read(&mut line) {
             return;
-        };
+        }
         if let Some(model) = &line.model {
             reading.model(model);
         }

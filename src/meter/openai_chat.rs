@@ -11,7 +11,7 @@ use serde::de::MapAccess;
 
 use super::Reading;
 use super::dialect::{Dialect, in_band_error, is_error, latest, sum};
-use super::fields::{Fields, Json, Text, Value, read};
+use super::fields::{Few, Fields, Json, Text, Value, read};
 use super::keys::Keys;
 use super::openai_delta::Delta;
 use crate::usage::Usage;
@@ -43,14 +43,7 @@ struct Chunk<'de> {
     usage: Option<&'de str>,
     groq: Groq<'de>,
     error: Option<&'de str>,
-    choices: Choices<'de>,
-}
-
-/// One choice in nearly every chunk; a list is made for the others only.
-#[derive(Default)]
-struct Choices<'de> {
-    first: Option<Choice<'de>>,
-    more: Vec<Choice<'de>>,
+    choices: Few<Choice<'de>>,
 }
 
 #[derive(Default)]
@@ -120,16 +113,17 @@ impl OpenAiChat {
             return;
         }
         let json = Json::of(data);
-        let Some(chunk) = json.get::<Chunk<'_>>() else {
+        let mut chunk = Chunk::default();
+        if !json.read(&mut chunk) {
             return;
-        };
+        }
         if let Some(model) = &chunk.model {
             reading.model(model);
         }
         let is_whole = chunk.is_whole(in_events);
         let choices = chunk.choices;
-        let is_last = choices.first.is_none();
-        for choice in choices.first.iter().chain(&choices.more) {
+        let is_last = choices.first().is_none();
+        for choice in choices.iter() {
             self.choice(choice, is_whole, reading);
         }
         // vLLM's older errors are nested in nothing.
@@ -139,7 +133,7 @@ impl OpenAiChat {
             reading.error(in_band_error(error));
         }
         self.is_terminated |= is_whole;
-        let in_choice = choices.first.as_ref().and_then(|choice| choice.usage);
+        let in_choice = choices.first().and_then(|choice| choice.usage);
         if let Some(raw) = chunk.usage.or(chunk.groq.usage).or(in_choice) {
             self.usage(raw, reading);
             // What follows the end of all choices, or an error, is no intermediate count.
@@ -213,7 +207,7 @@ impl Chunk<'_> {
     /// Whether this is all of an answer. Its `object` does not tell: chunks of Completions have the same as whole
     /// ones, and those of Perplexity call themselves whole.
     fn is_whole(&self, in_events: bool) -> bool {
-        let Some(first) = &self.choices.first else { return false };
+        let Some(first) = self.choices.first() else { return false };
         match self.object.as_deref() {
             Some("chat.completion.chunk") => false,
             Some("text_completion") => !in_events && first.finish_reason.is_some(),
@@ -234,21 +228,11 @@ impl<'de> Fields<'de> for Chunk<'de> {
             }
             "error" => self.error = value.raw()?.filter(is_error),
             "choices" => {
-                value.objects(|choice| self.choices.push(choice))?;
+                value.objects(&mut self.choices)?;
             }
             _ => value.skip()?,
         }
         Ok(())
-    }
-}
-
-impl<'de> Choices<'de> {
-    fn push(&mut self, choice: Choice<'de>) {
-        if self.first.is_none() {
-            self.first = Some(choice);
-        } else {
-            self.more.push(choice);
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::de::MapAccess;
 
 use super::Reading;
-use super::fields::{Fields, Text, Value};
+use super::fields::{Few, Fields, Text, Value};
 
 /// A change of a message, or the message.
 #[derive(Default)]
@@ -12,7 +12,7 @@ pub(super) struct Delta<'de> {
     parts: Vec<Part<'de>>,
     refusal: Text<'de>,
     reasoning: Text<'de>,
-    tools: Vec<Tool<'de>>,
+    tools: Few<Tool<'de>>,
 }
 
 /// A part of a content that is a list.
@@ -42,10 +42,10 @@ impl Delta<'_> {
         if let Some(content) = &self.content {
             reading.text(index, content);
         }
-        for part in &self.parts {
+        for part in self.parts.iter() {
             part.read(index, reading);
         }
-        for tool in &self.tools {
+        for tool in self.tools.iter() {
             reading.tool_call(tool.arguments.as_deref().unwrap_or_default());
         }
     }
@@ -54,7 +54,7 @@ impl Delta<'_> {
 impl<'de> Fields<'de> for Delta<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
         match key {
-            "content" => self.content = value.objects(|part| self.parts.push(part))?,
+            "content" => self.content = value.objects(&mut self.parts)?,
             "refusal" => self.refusal = value.text()?,
             // Some servers send both, one of them null or empty.
             "reasoning" | "reasoning_content" => {
@@ -62,13 +62,10 @@ impl<'de> Fields<'de> for Delta<'de> {
                 self.reasoning = reasoning.or(self.reasoning.take());
             }
             "tool_calls" => {
-                value.objects(|tool| self.tools.push(tool))?;
+                value.objects(&mut self.tools)?;
             }
             "function_call" => {
-                let mut tool = Tool::default();
-                if value.object(&mut tool)? {
-                    self.tools.push(tool);
-                }
+                value.objects(&mut self.tools)?;
             }
             _ => value.skip()?,
         }
@@ -98,7 +95,7 @@ impl<'de> Fields<'de> for Part<'de> {
             "type" => self.kind = value.text()?,
             "text" => self.text = value.text()?,
             "thinking" => {
-                let text = value.objects(|part| self.thinking.push(part))?;
+                let text = value.objects(&mut self.thinking)?;
                 self.text = text.or(self.text.take());
             }
             _ => value.skip()?,

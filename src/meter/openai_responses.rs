@@ -74,9 +74,11 @@ const HEAD: &[u8] = b"{\"type\":\"";
 static KEYS: Lazy<Keys> = Lazy::new(|| Keys::new(&["response", "usage"]).or_ends(&["error"]));
 
 /// The events that are read, by their type.
-fn is_read(kind: &str, wants_text: bool) -> bool {
+fn is_read(kind: &str, wants_text: bool, awaits_model: bool) -> bool {
     match kind {
-        "error" | "response.created" | "response.in_progress" | "response.queued" => true,
+        "error" => true,
+        // They echo the request, which may be long, and have nothing new to say once the model is known.
+        "response.created" | "response.in_progress" | "response.queued" => awaits_model,
         "response.completed" | "response.incomplete" | "response.failed" | "response.cancelled" => true,
         "response.output_text.delta" | "response.refusal.delta" => wants_text,
         "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => wants_text,
@@ -94,7 +96,7 @@ impl OpenAiResponses {
         let looks = awaits.text || awaits.reasoning || awaits.tool_call;
         let kind = data.strip_prefix(HEAD).and_then(|rest| rest.split(|byte| *byte == b'"').next());
         match kind.and_then(|kind| std::str::from_utf8(kind).ok()) {
-            Some(kind) if !kind.contains('\\') => is_read(kind, looks),
+            Some(kind) if !kind.contains('\\') => is_read(kind, looks, awaits.model),
             _ => looks || KEYS.matter(data, reading),
         }
     }
@@ -145,9 +147,10 @@ impl Dialect for OpenAiResponses {
             return;
         }
         let json = Json::of(data);
-        let Some(event) = json.get::<Event<'_>>() else {
+        let mut event = Event::default();
+        if !json.read(&mut event) {
             return;
-        };
+        }
         let delta = event.delta.as_deref().unwrap_or_default();
         match event.kind.as_deref() {
             Some("response.output_text.delta") => reading.text(0, delta),
@@ -257,7 +260,7 @@ impl<'de> Fields<'de> for Response<'de> {
             "usage" => self.usage = value.raw()?,
             "error" => self.error = value.raw()?.filter(is_error),
             "output" => {
-                value.objects(|item| self.output.push(item))?;
+                value.objects(&mut self.output)?;
             }
             "incomplete_details" => {
                 value.object(&mut self.reason)?;
@@ -303,7 +306,7 @@ impl<'de> Fields<'de> for Item<'de> {
             "type" => self.kind = value.text()?,
             "text" | "refusal" | "arguments" => self.text = value.text()?,
             "content" | "summary" => {
-                value.objects(|part| self.parts.push(part))?;
+                value.objects(&mut self.parts)?;
             }
             _ => value.skip()?,
         }

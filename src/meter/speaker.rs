@@ -41,6 +41,17 @@ impl Speaker {
         }
     }
 
+    /// The stream is over.
+    pub(super) fn finish(&mut self, reading: &mut Reading) {
+        if let Some(dialect) = &mut self.dialect {
+            dialect.finish(reading);
+        }
+    }
+
+    pub(super) fn buffered(&self) -> usize {
+        self.dialect.as_ref().map_or(0, |dialect| dialect.buffered())
+    }
+
     /// Whether there is any reason to think that the stream speaks a protocol.
     pub(super) fn expects_any(&self) -> bool {
         self.protocol.is_some()
@@ -191,6 +202,7 @@ impl Speaker {
     /// From here on the stream speaks `protocol`.
     fn speak(&mut self, protocol: Protocol, reading: &mut Reading) {
         if self.dialect.is_none() || self.protocol.as_ref() != Some(&protocol) {
+            self.finish(reading);
             self.dialect = dialect(&protocol);
         }
         self.is_decided = true;
