@@ -119,8 +119,9 @@ impl Gemini {
         }
         // Each report stands alone: what it leaves out is zero in it. Kept from an earlier one, thoughts would be
         // added to a total that no longer holds them.
-        // One without any count reports nothing.
-        if let Some(raw) = chunk.usage.filter(|raw| raw.contains("TokenCount\"")) {
+        // One without any count replaces none.
+        let has_counts = |raw: &&str| self.usage.is_empty() || raw.contains("TokenCount\"");
+        if let Some(raw) = chunk.usage.filter(has_counts) {
             self.usage.clear();
             self.usage.push_str(raw);
         }
