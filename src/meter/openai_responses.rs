@@ -3,6 +3,8 @@
 //! Text comes in `response.output_text.delta`, and again, whole, in up to four events after it: only the deltas
 //! are read. Usage comes with the final event alone; a stream that is cut has none.
 
+use std::str;
+
 use once_cell::sync::Lazy;
 use serde::de::MapAccess;
 
@@ -90,13 +92,18 @@ fn is_read(kind: &str, wants_text: bool, awaits_model: bool) -> bool {
 // === impl OpenAiResponses ===
 
 impl OpenAiResponses {
-    /// Whether `data` may hold anything that is wanted.
-    fn matters(data: &[u8], reading: &Reading) -> bool {
+    /// Whether `data` may hold anything that is wanted. `name` is the event's, by its framing.
+    fn matters(name: &[u8], data: &[u8], reading: &Reading) -> bool {
         let awaits = reading.awaits();
         let looks = awaits.text || awaits.reasoning || awaits.tool_call;
-        let kind = data.strip_prefix(HEAD).and_then(|rest| rest.split(|byte| *byte == b'"').next());
-        match kind.and_then(|kind| std::str::from_utf8(kind).ok()) {
-            Some(kind) if !kind.contains('\\') => is_read(kind, looks, awaits.model),
+        let kind = match data.strip_prefix(HEAD) {
+            Some(rest) => rest.split(|byte| *byte == b'"').next().unwrap_or_default(),
+            // Where the type stands elsewhere, the name repeats it.
+            None if name.starts_with(b"response.") => name,
+            None => &[],
+        };
+        match str::from_utf8(kind) {
+            Ok(kind) if !kind.is_empty() && !kind.contains('\\') => is_read(kind, looks, awaits.model),
             _ => looks || KEYS.matter(data, reading),
         }
     }
@@ -142,8 +149,8 @@ impl OpenAiResponses {
 }
 
 impl Dialect for OpenAiResponses {
-    fn event(&mut self, _name: &[u8], data: &[u8], reading: &mut Reading) {
-        if !Self::matters(data, reading) {
+    fn event(&mut self, name: &[u8], data: &[u8], reading: &mut Reading) {
+        if !Self::matters(name, data, reading) {
             return;
         }
         let json = Json::of(data);
