@@ -2,6 +2,8 @@
 
 use memchr::memchr2;
 
+use super::lines::append;
+
 /// Cuts JSON into its top-level values, out of bytes that are cut anywhere; of a top-level array, into its
 /// elements, one by one, as they become complete.
 ///
@@ -98,7 +100,7 @@ impl JsonDecoder {
         if end.is_some() && self.buffer.is_empty() {
             return Some(part);
         }
-        self.buffer.extend_from_slice(part);
+        append(&mut self.buffer, part, self.max);
         self.is_over = end.is_some();
         self.is_over.then_some(&*self.buffer)
     }

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::str;
 
-use super::lines::{Ends, Line, Lines};
+use super::lines::{Ends, Line, Lines, append};
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
@@ -252,12 +252,10 @@ impl SseDecoder {
             }
             Field::Event(value) => {
                 borrowed.name = None;
-                self.name.clear();
-                self.name.extend_from_slice(value);
+                set(&mut self.name, value, self.lines.max());
             }
             Field::Id(value) if !value.contains(&0) => {
-                self.id.clear();
-                self.id.extend_from_slice(value);
+                set(&mut self.id, value, self.lines.max());
             }
             Field::Id(_) => {}
             Field::Retry(value) => {
@@ -272,8 +270,7 @@ impl SseDecoder {
     /// The input is at its end, or the event goes on beyond one line: what lies in it is copied.
     fn keep(&mut self, borrowed: &mut Borrowed<'_>) {
         if let Some(name) = borrowed.name.take() {
-            self.name.clear();
-            self.name.extend_from_slice(name);
+            set(&mut self.name, name, self.lines.max());
         }
         if let Some(data) = borrowed.data.take() {
             self.add(data);
@@ -289,9 +286,9 @@ impl SseDecoder {
             return;
         }
         if self.has_data {
-            self.data.push(b'\n');
+            append(&mut self.data, b"\n", self.lines.max());
         }
-        self.data.extend_from_slice(value);
+        append(&mut self.data, value, self.lines.max());
         self.has_data = true;
     }
 
@@ -299,7 +296,7 @@ impl SseDecoder {
     #[inline]
     fn end(&mut self, borrowed: &mut Borrowed<'_>) -> Step {
         if self.id != self.last_id {
-            self.last_id.clone_from(&self.id);
+            set(&mut self.last_id, &self.id, self.lines.max());
         }
         if self.has_data || borrowed.data.is_some() {
             return Step::Dispatch;
@@ -385,4 +382,10 @@ impl<'a> Field<'a> {
 /// Of a value, one leading space is dropped.
 fn without_space(value: &[u8]) -> &[u8] {
     value.strip_prefix(b" ").unwrap_or(value)
+}
+
+/// Replaces what is in a buffer that is to hold at most `max` bytes.
+fn set(buffer: &mut Vec<u8>, value: &[u8], max: usize) {
+    buffer.clear();
+    append(buffer, value, max);
 }

@@ -1,0 +1,33 @@
+//! What the properties and the fuzz targets have found, case by case.
+
+use streaming_accumulator::{EventStreamDecoder, JsonDecoder, NdjsonDecoder, SseDecoder};
+
+/// A buffer that doubles its room would hold nearly twice the limit.
+#[test]
+fn a_buffer_has_no_more_room_than_its_limit() {
+    let line = vec![b'x'; 1000];
+    // The cut leaves room for 600 bytes; doubled, that is more than is ever needed.
+    let pieces = [&line[..600], &line[600..900]];
+    let mut events = SseDecoder::with_max(1000);
+    let mut lines = NdjsonDecoder::with_max(1000);
+    for mut piece in pieces {
+        assert!(events.next(&mut { piece }).is_none());
+        assert!(lines.next(&mut piece).is_none());
+    }
+    assert!((900..=1000).contains(&events.buffered()), "{}", events.buffered());
+    assert!((900..=1000).contains(&lines.buffered()), "{}", lines.buffered());
+
+    let value = [b"{", &line[..900]].concat();
+    let mut values = JsonDecoder::with_max(1000);
+    assert!(values.next(&mut &value[..600]).is_none());
+    assert!(values.next(&mut &value[600..]).is_none());
+    assert!((900..=1000).contains(&values.buffered()), "{}", values.buffered());
+
+    let lengths = [1016_u32.to_be_bytes(), 0_u32.to_be_bytes()].concat();
+    let checksum = crc32fast::hash(&lengths).to_be_bytes();
+    let message = [&lengths[..], &checksum, &line].concat();
+    let mut messages = EventStreamDecoder::with_max(2000);
+    assert!(messages.next(&mut &message[..600]).is_none());
+    assert!(messages.next(&mut &message[600..900]).is_none());
+    assert!((900..=1016).contains(&messages.buffered()), "{}", messages.buffered());
+}
