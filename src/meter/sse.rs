@@ -153,6 +153,7 @@ impl SseDecoder {
             self.apply(Field::of(&rest), &mut Borrowed::default());
             self.lines.clear();
         }
+        set(&mut self.last_id, &self.id, self.lines.max());
         self.has_data.then(|| self.dispatch(Borrowed::default()))
     }
 

@@ -31,3 +31,12 @@ fn a_buffer_has_no_more_room_than_its_limit() {
     assert!(messages.next(&mut &message[600..900]).is_none());
     assert!((900..=1016).contains(&messages.buffered()), "{}", messages.buffered());
 }
+
+#[test]
+fn an_event_without_its_blank_line_has_the_id_that_came_with_it() {
+    let mut decoder = SseDecoder::new();
+    let mut input: &[u8] = b"id: 1\ndata: a\n\nid: 2\ndata: b\n";
+    assert_eq!(decoder.next(&mut input).expect("an event").id(), "1");
+    assert!(decoder.next(&mut input).is_none());
+    assert_eq!(decoder.finish().expect("the last event").id(), "2");
+}
