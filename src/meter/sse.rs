@@ -145,9 +145,13 @@ impl SseDecoder {
     }
 
     /// The event at the end of the stream that lacks its blank line. The standard discards it; whoever knows
-    /// better, because its data is whole JSON, may take it.
+    /// better, because its data is whole JSON, may take it. `None`, too, if the decoder
+    /// [is overflown](Self::is_overflown): what came of the event is not all of it.
     pub fn finish(&mut self) -> Option<SseEvent<'_>> {
         self.begin();
+        if self.is_overflown() {
+            return None;
+        }
         let rest = self.lines.rest().map(<[u8]>::to_vec);
         if let Some(rest) = rest {
             self.apply(Field::of(&rest), &mut Borrowed::default());

@@ -40,3 +40,11 @@ fn an_event_without_its_blank_line_has_the_id_that_came_with_it() {
     assert!(decoder.next(&mut input).is_none());
     assert_eq!(decoder.finish().expect("the last event").id(), "2");
 }
+
+#[test]
+fn an_event_of_which_a_line_was_too_long_is_none() {
+    let mut decoder = SseDecoder::with_max(10);
+    assert!(decoder.next(&mut &b"data: {}\ndata: too long\n"[..]).is_none());
+    assert!(decoder.is_overflown());
+    assert!(decoder.finish().is_none());
+}
