@@ -85,12 +85,16 @@ impl JsonDecoder {
             self.buffer.clear();
             self.is_over = false;
         }
+        if self.is_overflown {
+            *input = &[];
+            return None;
+        }
         if self.depth == 0 {
             self.skip(input);
         }
         let end = self.value_end(input);
         let part = &input[..end.unwrap_or(input.len())];
-        if self.is_overflown || part.len() > self.max.saturating_sub(self.buffer.len()) {
+        if part.len() > self.max.saturating_sub(self.buffer.len()) {
             self.is_overflown = true;
             self.buffer = Vec::new();
             *input = &[];

@@ -48,3 +48,14 @@ fn an_event_of_which_a_line_was_too_long_is_none() {
     assert!(decoder.is_overflown());
     assert!(decoder.finish().is_none());
 }
+
+#[test]
+fn behind_a_value_that_is_too_long_nothing_is_read() {
+    let mut decoder = JsonDecoder::with_max(4);
+    assert!(decoder.next(&mut &b"{\"long\":"[..]).is_none());
+    assert!(decoder.is_overflown());
+    for mut rest in [&b"1}"[..], b"[]"] {
+        assert!(decoder.next(&mut rest).is_none());
+        assert!(rest.is_empty() && !decoder.is_array(), "nothing is read");
+    }
+}
