@@ -1,6 +1,8 @@
 //! What the properties and the fuzz targets have found, case by case.
 
-use streaming_accumulator::{EventStreamDecoder, JsonDecoder, NdjsonDecoder, SseDecoder};
+use streaming_accumulator::{EventStreamDecoder, JsonDecoder, MeterSet, NdjsonDecoder, Protocol, SseDecoder};
+
+use crate::support::meter_at;
 
 /// A buffer that doubles its room would hold nearly twice the limit.
 #[test]
@@ -57,5 +59,14 @@ fn behind_a_value_that_is_too_long_nothing_is_read() {
     for mut rest in [&b"1}"[..], b"[]"] {
         assert!(decoder.next(&mut rest).is_none());
         assert!(rest.is_empty() && !decoder.is_array(), "nothing is read");
+    }
+}
+
+#[test]
+fn a_body_of_grpc_in_which_nothing_comes_is_grpc() {
+    for pieces in [&[][..], &[&b""[..]]] {
+        let pieces = pieces.iter().copied();
+        let (report, _) = meter_at(&MeterSet::detect(), "/", "application/grpc", pieces);
+        assert_eq!((report.protocol, report.events), (Some(Protocol::Grpc), 0));
     }
 }
