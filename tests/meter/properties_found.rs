@@ -1,6 +1,8 @@
 //! What the properties and the fuzz targets have found, case by case.
 
-use streaming_accumulator::{EventStreamDecoder, JsonDecoder, MeterSet, NdjsonDecoder, Protocol, SseDecoder};
+use streaming_accumulator::{
+    EventStreamDecoder, JsonDecoder, MeterSet, NdjsonDecoder, Protocol, SseDecoder, TextPolicy,
+};
 
 use crate::support::meter_at;
 
@@ -68,5 +70,15 @@ fn a_body_of_grpc_in_which_nothing_comes_is_grpc() {
         let pieces = pieces.iter().copied();
         let (report, _) = meter_at(&MeterSet::detect(), "/", "application/grpc", pieces);
         assert_eq!((report.protocol, report.events), (Some(Protocol::Grpc), 0));
+    }
+}
+
+#[test]
+fn an_error_that_is_false_is_none() {
+    let body = br#"{"model":"m","message":{"content":"a"},"error":false,"done":true}"#;
+    for policy in [TextPolicy::Keep(10), TextPolicy::Skip] {
+        let meters = MeterSet::detect().text(policy);
+        let (report, _) = meter_at(&meters, "/api/chat", "application/x-ndjson", [&body[..]]);
+        assert_eq!((report.error, report.terminated), (None, Some(true)), "{policy:?}");
     }
 }
