@@ -37,8 +37,10 @@ impl Keys {
     }
 
     fn has_escaped_letters(&self, json: &[u8]) -> bool {
-        // U+0040 to U+007F.
-        self.escape.find_iter(json).any(|at| matches!(json.get(at + 4), Some(b'4'..=b'7')))
+        // U+0040 to U+007F, and the hyphen.
+        let letters =
+            |at: usize| matches!(json.get(at + 4..at + 6), Some([b'4'..=b'7', _] | [b'2', b'd' | b'D']));
+        self.escape.find_iter(json).any(letters)
     }
 }
 

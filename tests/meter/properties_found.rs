@@ -82,3 +82,16 @@ fn an_error_that_is_false_is_none() {
         assert_eq!((report.error, report.terminated), (None, Some(true)), "{policy:?}");
     }
 }
+
+#[test]
+fn a_word_whose_hyphen_is_escaped_is_seen_without_parsing() {
+    let body = [
+        &br#"{"event_type":"text-generation","text":"a"}"#[..],
+        b"\n",
+        br#"{"event_type":"tool\u002dcalls\u002dchunk"}"#,
+        b"\n",
+    ];
+    let meters = MeterSet::detect().text(TextPolicy::Skip);
+    let (report, _) = meter_at(&meters, "/v1/chat", "application/x-ndjson", body);
+    assert!(report.time_to_first_tool_call.is_some());
+}
