@@ -68,7 +68,7 @@ static KEYS: Lazy<Keys> = Lazy::new(|| {
         .text(&["text"])
         .reasoning(&["thinking"])
         .tool_call(&["content_block", "partial_json"])
-        .or_ends(&["message_stop"])
+        .or_ends(&["message_delta", "message_stop", "message"])
 });
 
 // === impl Anthropic ===

@@ -77,12 +77,12 @@ struct ModelCounts {
 
 static KEYS: Lazy<Keys> = Lazy::new(|| {
     let reasons = ["stop_reason", "stopReason", "completionReason", "finish_reason"];
-    let counts = ["usage", "Metrics", "oken_count", "okenCount"];
+    let counts = ["usage", "Metrics", "oken_count", "okenCount", "error"];
     Keys::new(&[&reasons[..], &counts, &["choices"]].concat())
         .text(&["text", "outputText", "generation", "completion"])
         .reasoning(&["thinking", "reasoningContent"])
         .tool_call(&["content_block", "partial_json", "toolUse"])
-        .or_ends(&["message_start", "message_stop"])
+        .or_ends(&["message_start", "message_delta", "message_stop", "message"])
 });
 
 // === impl Invoke ===

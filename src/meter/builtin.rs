@@ -127,6 +127,9 @@ impl Builtin {
                         }
                         Item::Stray(line) => speaker.stray(line, stray, *max, reading),
                     }
+                    if stray.as_ref().is_some_and(JsonDecoder::is_overflown) {
+                        break;
+                    }
                 }
             }
             Framing::Ndjson(decoder) => {

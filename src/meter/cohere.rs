@@ -141,6 +141,8 @@ impl Dialect for CohereV2 {
             None => {
                 if let Some(message) = &event.message {
                     message.read(reading);
+                }
+                if event.message.is_some() && event.is_end() {
                     self.is_terminated = true;
                     end(event.finish_reason.as_deref().unwrap_or_default(), event.usage, None, reading);
                 }
@@ -176,12 +178,13 @@ impl Dialect for CohereV1 {
                 end(reason, event.response.meta, None, reading);
             }
             Some(_) => {}
-            None if event.error.is_none() => {
+            None => {
                 reading.text(0, text);
-                self.is_terminated = true;
-                end(reason, event.meta, None, reading);
+                if event.is_end() {
+                    self.is_terminated = true;
+                    end(reason, event.meta, None, reading);
+                }
             }
-            None => {}
         }
     }
 
@@ -193,6 +196,11 @@ impl Dialect for CohereV1 {
 // === impl Event ===
 
 impl Event<'_> {
+    /// Whether a whole answer is one.
+    fn is_end(&self) -> bool {
+        self.finish_reason.is_some() || self.usage.is_some() || self.meta.is_some()
+    }
+
     fn gateway_error(&self, reading: &mut Reading) {
         if let Some(error) = self.error {
             reading.error(in_band_error(error));

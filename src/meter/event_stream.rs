@@ -9,6 +9,8 @@
 use std::fmt;
 use std::str;
 
+use super::lines::append;
+
 const PRELUDE: usize = 12;
 const CHECKSUM: usize = 4;
 
@@ -160,7 +162,7 @@ impl EventStreamDecoder {
     fn fill(&mut self, input: &mut &[u8], length: usize) {
         let missing = length.saturating_sub(self.buffer.len()).min(input.len());
         let (part, rest) = input.split_at(missing);
-        self.buffer.extend_from_slice(part);
+        append(&mut self.buffer, part, length);
         *input = rest;
     }
 

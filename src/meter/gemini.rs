@@ -73,6 +73,7 @@ struct Counts {
 static KEYS: Lazy<Keys> = Lazy::new(|| {
     Keys::new(&["finishReason", "promptFeedback"])
         .or_ends(&["error"])
+        .index(&["index"])
         .text(&["text"])
         .reasoning(&["thought"])
         .tool_call(&["functionCall"])

@@ -23,6 +23,7 @@ impl GrpcBody {
     }
 
     pub(super) fn feed(&mut self, bytes: &[u8], reading: &mut Reading) {
+        reading.protocol(Protocol::Grpc);
         match &mut self.text {
             None => self.decoder.feed(bytes),
             Some(group) => {
@@ -31,12 +32,12 @@ impl GrpcBody {
                 }
             }
         }
-        reading.protocol(Protocol::Grpc);
         reading.messages(self.decoder.messages(), self.decoder.bytes(), self.decoder.longest());
     }
 
     /// Reads the status of gRPC-Web; elsewhere it stands in HTTP's trailers.
     pub(super) fn finish(&mut self, reading: &mut Reading) {
+        // Also of a body in which nothing came.
         reading.protocol(Protocol::Grpc);
         let trailers = String::from_utf8_lossy(self.decoder.trailers().unwrap_or_default());
         let fields = trailers.lines().filter_map(|line| line.split_once(':'));

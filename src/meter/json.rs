@@ -2,6 +2,8 @@
 
 use memchr::memchr2;
 
+use super::lines::append;
+
 /// Cuts JSON into its top-level values, out of bytes that are cut anywhere; of a top-level array, into its
 /// elements, one by one, as they become complete.
 ///
@@ -83,12 +85,16 @@ impl JsonDecoder {
             self.buffer.clear();
             self.is_over = false;
         }
+        if self.is_overflown {
+            *input = &[];
+            return None;
+        }
         if self.depth == 0 {
             self.skip(input);
         }
         let end = self.value_end(input);
         let part = &input[..end.unwrap_or(input.len())];
-        if self.is_overflown || part.len() > self.max.saturating_sub(self.buffer.len()) {
+        if part.len() > self.max.saturating_sub(self.buffer.len()) {
             self.is_overflown = true;
             self.buffer = Vec::new();
             *input = &[];
@@ -98,7 +104,7 @@ impl JsonDecoder {
         if end.is_some() && self.buffer.is_empty() {
             return Some(part);
         }
-        self.buffer.extend_from_slice(part);
+        append(&mut self.buffer, part, self.max);
         self.is_over = end.is_some();
         self.is_over.then_some(&*self.buffer)
     }

@@ -36,6 +36,8 @@ enum Sign {
     ToolCall,
     /// Matters as the end of a string, too.
     End,
+    /// Matters if it is a key whose value is no zero: the number of another choice than the first.
+    Index,
     /// Matters if it is an ASCII letter's.
     Escape,
 }
@@ -67,6 +69,11 @@ impl Keys {
     /// Those with these keys do, and those in which a string ends so.
     pub(super) fn or_ends(self, words: &[&str]) -> Self {
         self.and(words, Sign::End)
+    }
+
+    /// Those with these keys do, unless the value is 0.
+    pub(super) fn index(self, names: &[&str]) -> Self {
+        self.and(names, Sign::Index)
     }
 
     fn and(mut self, names: &[&str], sign: Sign) -> Self {
@@ -112,23 +119,23 @@ impl Sign {
             Self::Text => awaits.text && has_value(rest),
             Self::Reasoning => awaits.reasoning && has_value(rest),
             Self::ToolCall => awaits.tool_call && has_value(rest),
-            Self::End => !is_key(rest) || has_value(rest),
-            // U+0040 to U+007F.
-            Self::Escape => matches!(rest.first(), Some(b'4'..=b'7')),
+            Self::End => value_of(rest).is_none() || has_value(rest),
+            Self::Index => value_of(rest).is_some_and(|value| value.first() != Some(&b'0')),
+            // U+0040 to U+007F, and the hyphen.
+            Self::Escape => matches!(rest, [b'4'..=b'7', ..] | [b'2', b'd' | b'D', ..]),
         }
     }
 }
 
-/// Whether what stands before `rest` is a key, and not the end of a string.
+/// What the value begins with, if what stands before `rest` is a key, and not the end of a string.
 #[inline]
-fn is_key(rest: &[u8]) -> bool {
-    rest.trim_ascii_start().starts_with(b":")
+fn value_of(rest: &[u8]) -> Option<&[u8]> {
+    rest.trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start)
 }
 
 /// Whether what stands before `rest` is a key, and its value something.
 #[inline]
 fn has_value(rest: &[u8]) -> bool {
-    // No colon: it is the end of a string.
-    let value = rest.trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start);
-    value.is_some_and(|value| !matches!(value, [b'n' | b'f', ..] | [b'"', b'"', ..] | [b'[', b']', ..]))
+    value_of(rest)
+        .is_some_and(|value| !matches!(value, [b'n' | b'f', ..] | [b'"', b'"', ..] | [b'[', b']', ..]))
 }

@@ -66,7 +66,7 @@ impl Lines {
             return None;
         }
         let Some(end) = end else {
-            self.buffer.extend_from_slice(part);
+            append(&mut self.buffer, part, self.max);
             *input = &[];
             return None;
         };
@@ -75,7 +75,7 @@ impl Lines {
         if self.buffer.is_empty() {
             return Some(Line::Whole(part));
         }
-        self.buffer.extend_from_slice(part);
+        append(&mut self.buffer, part, self.max);
         self.is_joined = true;
         Some(Line::Joined)
     }
@@ -134,4 +134,15 @@ impl Lines {
     pub(super) fn buffered(&self) -> usize {
         self.buffer.capacity()
     }
+}
+
+/// Adds `part` to a buffer that is to hold at most `max` bytes. It grows as a vector does, but its room never
+/// past `max`.
+pub(super) fn append(buffer: &mut Vec<u8>, part: &[u8], max: usize) {
+    let wanted = buffer.len() + part.len();
+    if wanted > buffer.capacity() {
+        let capacity = wanted.max((2 * buffer.capacity()).min(max));
+        buffer.reserve_exact(capacity - buffer.len());
+    }
+    buffer.extend_from_slice(part);
 }

@@ -66,6 +66,7 @@ struct Choice<'de> {
 static KEYS: Lazy<Keys> = Lazy::new(|| {
     Keys::new(&["usage", "finish_reason"])
         .or_ends(&["error"])
+        .index(&["index"])
         .text(&["content", "text"])
         .reasoning(&["reasoning", "reasoning_content", "thinking"])
         .tool_call(&["tool_calls", "function_call"])

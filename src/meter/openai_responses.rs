@@ -73,7 +73,9 @@ struct Item<'de> {
 const HEAD: &[u8] = b"{\"type\":\"";
 
 /// Where the type does not stand first: only the events that carry the whole response have these.
-static KEYS: Lazy<Keys> = Lazy::new(|| Keys::new(&["response", "usage"]).or_ends(&["error"]));
+static KEYS: Lazy<Keys> = Lazy::new(|| {
+    Keys::new(&["usage"]).or_ends(&["response", "error", "completed", "incomplete", "failed", "cancelled"])
+});
 
 /// The events that are read, by their type.
 fn is_read(kind: &str, wants_text: bool, awaits_model: bool) -> bool {

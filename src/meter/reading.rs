@@ -226,9 +226,10 @@ impl Reading {
         self.choice(choice);
     }
 
-    /// Whether every choice that has come has ended; false if none has come.
+    /// Whether the first choice, and every other one that has come, has ended.
     pub fn is_finished(&self) -> bool {
-        !self.choices.is_empty() && self.choices.iter().all(|choice| choice.finish_reason.is_some())
+        let is_first_there = self.choices.iter().any(|choice| choice.index == 0);
+        is_first_there && self.choices.iter().all(|choice| choice.finish_reason.is_some())
     }
 
     /// The counts as they stand now, in the place of all earlier ones. `raw` is the provider's own object.

@@ -6,7 +6,7 @@ use std::str;
 
 use memchr::memchr2;
 
-use super::lines::{Ends, Line, Lines};
+use super::lines::{Ends, Line, Lines, append};
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
@@ -158,14 +158,19 @@ impl SseDecoder {
     }
 
     /// The event at the end of the stream that lacks its blank line. The standard discards it; whoever knows
-    /// better, because its data is whole JSON, may take it.
+    /// better, because its data is whole JSON, may take it. `None`, too, if the decoder
+    /// [is overflown](Self::is_overflown): what came of the event is not all of it.
     pub fn finish(&mut self) -> Option<SseEvent<'_>> {
         self.begin();
+        if self.is_overflown() {
+            return None;
+        }
         let rest = self.lines.rest().map(<[u8]>::to_vec);
         if let Some(rest) = rest {
             self.apply(Field::of(&rest), &mut Borrowed::default());
             self.lines.clear();
         }
+        set(&mut self.last_id, &self.id, self.lines.max());
         self.has_data.then(|| self.dispatch(Borrowed::default()))
     }
 
@@ -280,12 +285,10 @@ impl SseDecoder {
             }
             Field::Event(value) => {
                 borrowed.name = None;
-                self.name.clear();
-                self.name.extend_from_slice(value);
+                set(&mut self.name, value, self.lines.max());
             }
             Field::Id(value) if !value.contains(&0) => {
-                self.id.clear();
-                self.id.extend_from_slice(value);
+                set(&mut self.id, value, self.lines.max());
                 self.has_new_id = true;
             }
             Field::Id(_) => {}
@@ -301,8 +304,7 @@ impl SseDecoder {
     /// The input is at its end, or the event goes on beyond one line: what lies in it is copied.
     fn keep(&mut self, borrowed: &mut Borrowed<'_>) {
         if let Some(name) = borrowed.name.take() {
-            self.name.clear();
-            self.name.extend_from_slice(name);
+            set(&mut self.name, name, self.lines.max());
         }
         if let Some(data) = borrowed.data.take() {
             self.add(data);
@@ -318,9 +320,9 @@ impl SseDecoder {
             return;
         }
         if self.has_data {
-            self.data.push(b'\n');
+            append(&mut self.data, b"\n", self.lines.max());
         }
-        self.data.extend_from_slice(value);
+        append(&mut self.data, value, self.lines.max());
         self.has_data = true;
     }
 
@@ -328,7 +330,7 @@ impl SseDecoder {
     #[inline]
     fn end(&mut self, borrowed: &mut Borrowed<'_>) -> Step {
         if self.has_new_id {
-            self.last_id.clone_from(&self.id);
+            set(&mut self.last_id, &self.id, self.lines.max());
             self.has_new_id = false;
         }
         if self.has_data || borrowed.data.is_some() {
@@ -415,4 +417,10 @@ impl<'a> Field<'a> {
 /// Of a value, one leading space is dropped.
 fn without_space(value: &[u8]) -> &[u8] {
     value.strip_prefix(b" ").unwrap_or(value)
+}
+
+/// Replaces what is in a buffer that is to hold at most `max` bytes.
+fn set(buffer: &mut Vec<u8>, value: &[u8], max: usize) {
+    buffer.clear();
+    append(buffer, value, max);
 }

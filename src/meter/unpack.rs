@@ -34,7 +34,9 @@ pub(crate) struct Unpacker {
 /// Undoes one coding.
 trait Decode: Send {
     /// Unpacks from the front of `input`, and takes off what it has read. Returns how much of `output` it has
-    /// filled: all of it, or as much as can be made of the input.
+    /// filled: all of it, or as much as can be made of the input. An error is told when all that came before it
+    /// has been given out, so that it does not matter where the input is cut; only brotli's decoder lets go of
+    /// nothing any more once it has found one.
     fn unpack(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, &'static str>;
 
     /// Whether the end was seen. What comes after it is ignored, as clients do.
@@ -83,8 +85,8 @@ impl Unpacker {
             if len > 0 {
                 self.give(len, sink)?;
             }
-            let is_drained = len < self.piece.len();
-            if is_drained && bytes.is_empty() {
+            // Not before nothing more comes out: what follows the last output may be an error.
+            if len == 0 && bytes.is_empty() {
                 break;
             }
             if len == 0 && bytes.len() == before && !self.decoder.is_over() {

@@ -260,14 +260,19 @@ fn is_zlib(first: u8, second: u8) -> bool {
     first & 0x0f == 8 && first >> 4 <= 7 && u16::from_be_bytes([first, second]).is_multiple_of(31)
 }
 
-/// Unpacks from the front of `input`. Returns how much came out, and whether that is the end.
+/// Unpacks from the front of `input`. Returns how much came out, and whether that is the end. An error behind
+/// something that came out is told by the next call.
 fn inflate(
     inflater: &mut Decompress,
     input: &mut &[u8],
     output: &mut [u8],
 ) -> Result<(usize, bool), &'static str> {
     let (read, written) = (inflater.total_in(), inflater.total_out());
-    let status = inflater.decompress(input, output, FlushDecompress::None).map_err(|_| NOT_DEFLATE)?;
+    let status = inflater.decompress(input, output, FlushDecompress::None);
     *input = &input[(inflater.total_in() - read) as usize..];
-    Ok(((inflater.total_out() - written) as usize, status == Status::StreamEnd))
+    let len = (inflater.total_out() - written) as usize;
+    match status {
+        Err(_) if len == 0 => Err(NOT_DEFLATE),
+        status => Ok((len, status.is_ok_and(|status| status == Status::StreamEnd))),
+    }
 }

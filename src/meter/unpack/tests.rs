@@ -326,6 +326,41 @@ fn windows_of_zstd_that_are_too_large_are_refused() {
     assert!(error.to_string().contains("too much memory"), "{error}");
 }
 
+#[test]
+fn what_came_before_an_error_is_unpacked_however_it_is_cut() {
+    let events = ["the first event ".repeat(200), "the second event ".repeat(2000)];
+    let events: Vec<&[u8]> = events.iter().map(String::as_bytes).collect();
+    for (coding, pack) in CODINGS.into_iter().filter(|(coding, _)| *coding != "br") {
+        let mut packed = pack(&events);
+        let last = packed.len() - 1;
+        // No block begins so: its type is reserved.
+        packed[last] = vec![0xff; 20];
+        let packed = packed.concat();
+        for size in [1, 7, packed.len()] {
+            let mut unpacker = unpacker(coding, 1 << 30);
+            let mut out = Vec::new();
+            let mut chunks = packed.chunks(size);
+            let fed =
+                chunks.try_for_each(|chunk| unpacker.feed(chunk, &mut |piece| out.extend_from_slice(piece)));
+            assert!(matches!(fed, Err(Incomplete::Corrupt(_))), "{coding}: {fed:?}");
+            assert!(out == events.concat(), "{coding} in chunks of {size}: {} bytes", out.len());
+        }
+    }
+}
+
+#[test]
+fn chunks_without_bytes_are_no_error() {
+    for (coding, pack) in CODINGS {
+        let mut unpacker = unpacker(coding, 1 << 30);
+        let mut out = Vec::new();
+        let packed = pack(&[b"an event"]);
+        for chunk in packed.iter().flat_map(|chunk| [&chunk[..]].into_iter().chain([&b""[..]; 40])) {
+            unpacker.feed(chunk, &mut |piece| out.extend_from_slice(piece)).unwrap();
+        }
+        assert_eq!(out, b"an event", "{coding}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -11,6 +11,9 @@ const WINDOW_LOG: u32 = 23;
 /// What tells a frame from all else.
 const MAGIC: usize = 4;
 
+/// How much of a frame tells how long its header is.
+const START: usize = 5;
+
 /// Frames of zstd, one after the other.
 pub(super) struct Zstd {
     context: DCtx<'static>,
@@ -18,6 +21,11 @@ pub(super) struct Zstd {
     is_later: bool,
     /// How much of the magic number of a later frame came.
     magic: usize,
+    /// What the decoder needs for its next step: a header, or one block. It is given no more, for an error in the
+    /// block after the next would cost it what it has not given out.
+    wanted: usize,
+    /// The output was filled: there may be more to give out.
+    is_full: bool,
     is_over: bool,
 }
 
@@ -26,20 +34,22 @@ impl Zstd {
     pub(super) fn new() -> Option<Self> {
         let mut context = DCtx::try_create()?;
         context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).ok()?;
-        Some(Self { context, is_later: false, magic: 0, is_over: false })
+        Some(Self { context, is_later: false, magic: 0, wanted: START, is_full: false, is_over: false })
     }
-}
 
-impl Decode for Zstd {
-    fn unpack(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, &'static str> {
+    /// Takes what it needs for its next step off the front of `input`, and returns how much came out.
+    fn step(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, &'static str> {
         // A later frame's magic number is looked at alone, so that only what follows it can be an error.
         let in_magic = self.is_later && self.magic < MAGIC;
-        let end = if in_magic { input.len().min(MAGIC - self.magic) } else { input.len() };
-        let mut from = InBuffer::around(&input[..end]);
+        let wanted = if in_magic { MAGIC - self.magic } else { self.wanted };
+        let mut from = InBuffer::around(&input[..input.len().min(wanted)]);
         let mut to = OutBuffer::around(output);
         match self.context.decompress_stream(&mut to, &mut from) {
-            Ok(0) => (self.is_later, self.magic) = (true, 0),
-            Ok(_) => self.magic += from.pos(),
+            Ok(0) => (self.is_later, self.magic, self.wanted) = (true, 0, START),
+            Ok(wanted) => {
+                self.magic += from.pos();
+                self.wanted = wanted;
+            }
             Err(_) if in_magic => {
                 self.is_over = true;
                 return Ok(0);
@@ -47,7 +57,21 @@ impl Decode for Zstd {
             Err(code) => return Err(get_error_name(code)),
         }
         *input = &input[from.pos()..];
+        self.is_full = to.pos() == to.capacity();
         Ok(to.pos())
+    }
+}
+
+impl Decode for Zstd {
+    fn unpack(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, &'static str> {
+        if self.is_full {
+            let rest = self.step(&mut &[][..], output)?;
+            if rest > 0 {
+                return Ok(rest);
+            }
+        }
+        // It takes calls without anything to do for an error.
+        if input.is_empty() { Ok(0) } else { self.step(input, output) }
     }
 
     fn is_over(&self) -> bool {
