@@ -64,7 +64,7 @@ struct Choice<'de> {
 }
 
 static KEYS: Lazy<Keys> = Lazy::new(|| {
-    Keys::new(&["usage", "finish_reason"])
+    Keys::new(&["usage", "finish_reason", "message"])
         .or_ends(&["error"])
         .index(&["index"])
         .text(&["content", "text"])
@@ -253,10 +253,14 @@ impl<'de> Fields<'de> for Choice<'de> {
         match key {
             "index" => self.index = value.index()?,
             "delta" => {
-                value.object(self.delta.get_or_insert_default())?;
+                if !value.object(self.delta.get_or_insert_default())? {
+                    self.delta = None;
+                }
             }
             "message" => {
-                value.object(self.message.get_or_insert_default())?;
+                if !value.object(self.message.get_or_insert_default())? {
+                    self.message = None;
+                }
             }
             "text" => self.text = value.text()?,
             "finish_reason" => self.finish_reason = value.text()?,
