@@ -125,6 +125,7 @@ impl Gemini {
         if let Some(raw) = chunk.usage.filter(has_counts) {
             self.usage.clear();
             self.usage.push_str(raw);
+            reading.note();
         }
         // Of a prompt that is blocked there are no candidates.
         if reading.is_finished() || chunk.feedback.block_reason.is_some() {

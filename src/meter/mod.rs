@@ -46,6 +46,7 @@ mod reading;
 mod request;
 mod scan;
 mod set;
+mod shape;
 mod speaker;
 mod sse;
 mod unpack;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::mem;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::llm::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
@@ -53,6 +54,22 @@ pub struct Reading {
     last_text: Option<Duration>,
     /// The number of the event that held it.
     text_event: u64,
+    /// Of the event that is read now.
+    effect: Effect,
+}
+
+/// What an event has come to so far.
+#[derive(Clone, Copy, Debug, Default)]
+enum Effect {
+    #[default]
+    Nothing,
+    /// One piece of text, by its place in memory.
+    Text {
+        choice: u32,
+        start: usize,
+        len: usize,
+    },
+    Other,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +97,29 @@ impl Reading {
             now: Duration::ZERO,
             last_text: None,
             text_event: 0,
+            effect: Effect::Nothing,
         }
+    }
+
+    /// An event begins.
+    pub(crate) fn begin(&mut self) {
+        self.effect = Effect::Nothing;
+    }
+
+    /// The event has come to more than a piece of text.
+    pub(crate) fn note(&mut self) {
+        self.effect = Effect::Other;
+    }
+
+    /// Where in `event` its text stands, and of which choice, if it was that and nothing else.
+    pub(crate) fn plain_text(&self, event: &[u8]) -> Option<(u32, Range<usize>)> {
+        let Effect::Text { choice, start, len } = self.effect else {
+            return None;
+        };
+        // A text with escapes was written anew, and stands elsewhere.
+        let start = start.checked_sub(event.as_ptr() as usize)?;
+        let place = start..start.checked_add(len)?;
+        event.get(place.clone()).map(|_| (choice, place))
     }
 
     /// The time of the bytes that the meter is fed with now, from the stream's opening.
@@ -136,6 +175,7 @@ impl Reading {
     /// The response names its model, and does so better than before.
     pub fn latest_model(&mut self, model: &str) {
         if !model.is_empty() && self.report.response_model.as_deref() != Some(model) {
+            self.note();
             self.report.response_model = Some(bounded(model));
         }
     }
@@ -163,6 +203,10 @@ impl Reading {
         if text.is_empty() {
             return;
         }
+        self.effect = match self.effect {
+            Effect::Nothing => Effect::Text { choice, start: text.as_ptr() as usize, len: text.len() },
+            _ => Effect::Other,
+        };
         self.report.time_to_first_text.get_or_insert(self.now);
         if !self.wants_text() {
             return;
@@ -200,12 +244,17 @@ impl Reading {
 
     /// A part of a tool call: what it says, which is output and no text.
     pub fn tool_call(&mut self, text: &str) {
+        self.note();
         self.report.time_to_first_tool_call.get_or_insert(self.now);
         self.hidden(text);
     }
 
     /// Output that is neither text nor reasoning nor a tool call: a refusal.
     pub fn hidden(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        self.note();
         if self.wants_text() {
             self.hidden += text.chars().count() as u64;
         }
@@ -213,8 +262,11 @@ impl Reading {
 
     /// Why a choice ended. The last reason that is not empty stands.
     pub fn finish_reason(&mut self, choice: u32, reason: &str) {
-        if !reason.is_empty()
-            && let Some(choice) = self.choice(choice)
+        if reason.is_empty() {
+            return;
+        }
+        self.note();
+        if let Some(choice) = self.choice(choice)
             && choice.finish_reason.as_deref() != Some(reason)
         {
             choice.finish_reason = Some(bounded(reason));
@@ -223,7 +275,11 @@ impl Reading {
 
     /// A choice has come, with or without a text: [`is_finished`](Self::is_finished) waits for it.
     pub fn began(&mut self, choice: u32) {
+        let known = self.choices.len();
         self.choice(choice);
+        if self.choices.len() > known {
+            self.note();
+        }
     }
 
     /// Whether the first choice, and every other one that has come, has ended.
@@ -236,6 +292,7 @@ impl Reading {
     ///
     /// The basis of `usage` is not looked at: the record works it out. One without any count replaces none.
     pub fn usage(&mut self, usage: Usage, raw: &str) {
+        self.note();
         if self.has_usage() && !has_counts(&usage) {
             return;
         }
@@ -253,11 +310,13 @@ impl Reading {
 
     /// The counts are the protocol's last word.
     pub fn usage_is_final(&mut self) {
+        self.note();
         self.is_final = true;
     }
 
     /// The provider reports an error inside the stream. The first one stands.
     pub fn error(&mut self, error: InBandError) {
+        self.note();
         let raw = error.raw.filter(|raw| raw.len() <= MAX_RAW);
         self.report.error.get_or_insert(InBandError { raw, ..error });
     }

@@ -8,6 +8,7 @@ use super::dialect::{Dialect, in_band_error, is_error, unmistakable_error};
 use super::event_stream::EventStreamMessage;
 use super::fields::Json;
 use super::json::JsonDecoder;
+use super::shape::Shape;
 use super::sse::SseEvent;
 use crate::llm::{InBandError, Protocol};
 
@@ -22,6 +23,7 @@ pub(super) struct Speaker {
     patience: u8,
     protocol: Option<Protocol>,
     dialect: Option<Box<dyn Dialect>>,
+    shape: Shape,
 }
 
 // === impl Speaker ===
@@ -29,7 +31,7 @@ pub(super) struct Speaker {
 impl Speaker {
     /// One that is to expect `protocol`; `is_decided`: whatever the events are.
     pub(super) fn new(protocol: Option<Protocol>, is_decided: bool) -> Self {
-        Self { is_decided, patience: PATIENCE, protocol, dialect: None }
+        Self { is_decided, patience: PATIENCE, protocol, dialect: None, shape: Shape::default() }
     }
 
     pub(super) fn is_terminated(&self) -> Option<bool> {
@@ -49,7 +51,7 @@ impl Speaker {
     }
 
     pub(super) fn buffered(&self) -> usize {
-        self.dialect.as_ref().map_or(0, |dialect| dialect.buffered())
+        self.shape.buffered() + self.dialect.as_ref().map_or(0, |dialect| dialect.buffered())
     }
 
     /// Whether there is any reason to think that the stream speaks a protocol.
@@ -62,12 +64,16 @@ impl Speaker {
     }
 
     pub(super) fn event(&mut self, name: &[u8], data: &[u8], reading: &mut Reading) {
+        if self.take_plain(name, data, reading) {
+            return;
+        }
         if let Some(dialect) = self.dialect_of(data, true, reading) {
             dialect.event(name, data, reading);
             if name == b"error" && reading.in_band().is_none() {
                 named_error(data, reading);
             }
         }
+        self.learn(name, data, reading);
     }
 
     /// The event at the end of the body, which lacks its blank line. The standard drops it; where its JSON is
@@ -81,8 +87,30 @@ impl Speaker {
 
     /// A line, an element of an array, or a whole answer.
     pub(super) fn value(&mut self, data: &[u8], reading: &mut Reading) {
+        if self.take_plain(b"", data, reading) {
+            return;
+        }
         if let Some(dialect) = self.dialect_of(data, false, reading) {
             dialect.value(data, reading);
+        }
+        self.learn(b"", data, reading);
+    }
+
+    /// Whether `data` is of the shape of the last event that was text and nothing else, and so needs no dialect.
+    #[inline]
+    fn take_plain(&mut self, name: &[u8], data: &[u8], reading: &mut Reading) -> bool {
+        let Some((choice, text)) = self.shape.text(name, data) else {
+            reading.begin();
+            return false;
+        };
+        reading.event(data.len());
+        reading.text(choice, &text);
+        true
+    }
+
+    fn learn(&mut self, name: &[u8], data: &[u8], reading: &Reading) {
+        if let Some((choice, place)) = reading.plain_text(data) {
+            self.shape.learn(name, data, choice, place);
         }
     }
 
@@ -104,8 +132,12 @@ impl Speaker {
     /// A message of an event stream: Amazon names its protocol by the types of its events.
     pub(super) fn message(&mut self, message: &EventStreamMessage<'_>, reading: &mut Reading) {
         let payload = message.payload();
-        reading.event(payload.len());
+        // Exceptions and errors have none.
         let name = message.text(":event-type").unwrap_or_default();
+        if !name.is_empty() && self.take_plain(name.as_bytes(), payload, reading) {
+            return;
+        }
+        reading.event(payload.len());
         match name {
             _ if self.is_decided => self.presume(reading),
             "chunk" => self.speak(Protocol::BedrockInvoke, reading),
@@ -128,6 +160,7 @@ impl Speaker {
             _ => {
                 if let Some(dialect) = &mut self.dialect {
                     dialect.event(name.as_bytes(), payload, reading);
+                    self.learn(name.as_bytes(), payload, reading);
                 }
             }
         }
