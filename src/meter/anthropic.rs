@@ -6,11 +6,10 @@
 
 use once_cell::sync::Lazy;
 use serde::de::MapAccess;
-use serde_json::{Map, Value as Raw};
 
 use super::Reading;
 use super::dialect::{Dialect, in_band_error, is_error, latest, sum};
-use super::fields::{Fields, Json, Text, Value, read};
+use super::fields::{Fields, Json, Text, Value, get, read};
 use super::keys::Keys;
 use crate::usage::Usage;
 
@@ -20,7 +19,7 @@ pub(super) struct Anthropic {
     is_terminated: bool,
     counts: Counts,
     /// All reports, the later ones over the earlier ones.
-    raw: Map<String, Raw>,
+    raw: String,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +30,10 @@ struct Counts {
     cache_write: Option<u64>,
     thinking: Option<u64>,
 }
+
+/// The members of a usage object, with their JSON.
+#[derive(Default)]
+struct Members<'de>(Vec<(String, &'de str)>);
 
 /// An event; a whole message has the same fields at its top.
 #[derive(Default)]
@@ -90,15 +93,12 @@ impl Anthropic {
     }
 
     fn usage(&mut self, raw: &str, reading: &mut Reading) {
-        let Ok(report) = serde_json::from_str::<Map<String, Raw>>(raw) else {
-            return;
-        };
         if !read(raw, &mut self.counts) {
             return;
         }
-        self.raw.extend(report.into_iter().filter(|(_, value)| !value.is_null()));
-        let merged = serde_json::to_string(&self.raw).unwrap_or_default();
-        reading.usage(self.counts.normal_form(), &merged);
+        let merged = Members::merged(&self.raw, raw);
+        self.raw = merged.unwrap_or_else(|| raw.to_owned());
+        reading.usage(self.counts.normal_form(), &self.raw);
     }
 }
 
@@ -148,6 +148,34 @@ impl Dialect for Anthropic {
 
     fn is_terminated(&self) -> Option<bool> {
         Some(self.is_terminated)
+    }
+}
+
+// === impl Members ===
+
+impl<'de> Members<'de> {
+    /// The object of `earlier`, with the members of `later` in the place of its own or behind them; `None` if there is
+    /// nothing earlier. A `null` replaces nothing.
+    fn merged(earlier: &'de str, later: &'de str) -> Option<String> {
+        let Self(mut members) = get(earlier)?;
+        let Self(news) = get(later)?;
+        for (key, value) in news.into_iter().filter(|(_, value)| *value != "null") {
+            match members.iter_mut().find(|(other, _)| *other == key) {
+                Some((_, old)) => *old = value,
+                None => members.push((key, value)),
+            }
+        }
+        let quoted = |key: &str| serde_json::to_string(key).unwrap_or_default();
+        let members: Vec<String> =
+            members.into_iter().map(|(key, value)| format!("{}:{value}", quoted(&key))).collect();
+        Some(format!("{{{}}}", members.join(",")))
+    }
+}
+
+impl<'de> Fields<'de> for Members<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        self.0.push((key.to_owned(), value.json()?));
+        Ok(())
     }
 }
 

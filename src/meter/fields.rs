@@ -180,11 +180,16 @@ impl<'de, A: MapAccess<'de>> Value<'_, 'de, A> {
         })
     }
 
+    /// The JSON of it, whatever it is.
+    pub(super) fn json(self) -> Result<&'de str, A::Error> {
+        let raw: &'de RawValue = self.map.next_value()?;
+        Ok(raw.get())
+    }
+
     /// The JSON of anything but `null`, `false`, and an empty string or list, with which some servers say that there
     /// is nothing.
     pub(super) fn raw(self) -> Result<Option<&'de str>, A::Error> {
-        let raw: &'de RawValue = self.map.next_value()?;
-        Ok(Some(raw.get()).filter(|raw| !matches!(*raw, "null" | "false" | "\"\"" | "[]")))
+        Ok(Some(self.json()?).filter(|raw| !matches!(*raw, "null" | "false" | "\"\"" | "[]")))
     }
 
     /// The fields of an object; whether there is one.

@@ -58,14 +58,25 @@ pub struct Reading {
     effect: Effect,
 }
 
+/// What a piece of output is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// Visible text of this choice.
+    Text(u32),
+    Reasoning,
+    ToolCall,
+    #[default]
+    Hidden,
+}
+
 /// What an event has come to so far.
 #[derive(Clone, Copy, Debug, Default)]
 enum Effect {
     #[default]
     Nothing,
-    /// One piece of text, by its place in memory.
-    Text {
-        choice: u32,
+    /// One piece of output, by its place in memory.
+    Piece {
+        piece: Piece,
         start: usize,
         len: usize,
     },
@@ -106,20 +117,45 @@ impl Reading {
         self.effect = Effect::Nothing;
     }
 
-    /// The event has come to more than a piece of text.
+    /// The event has come to more than one piece of output.
     pub(crate) fn note(&mut self) {
         self.effect = Effect::Other;
     }
 
-    /// Where in `event` its text stands, and of which choice, if it was that and nothing else.
-    pub(crate) fn plain_text(&self, event: &[u8]) -> Option<(u32, Range<usize>)> {
-        let Effect::Text { choice, start, len } = self.effect else {
+    /// What piece of output `event` was and where in it that stands, if it was one and nothing else.
+    pub(crate) fn only_piece(&self, event: &[u8]) -> Option<(Piece, Range<usize>)> {
+        let Effect::Piece { piece, start, len } = self.effect else {
             return None;
         };
         // A text with escapes was written anew, and stands elsewhere.
         let start = start.checked_sub(event.as_ptr() as usize)?;
         let place = start..start.checked_add(len)?;
-        event.get(place.clone()).map(|_| (choice, place))
+        event.get(place.clone()).map(|_| (piece, place))
+    }
+
+    /// The event is one piece of output.
+    pub(crate) fn piece(&mut self, piece: Piece, text: &str) {
+        match piece {
+            Piece::Text(choice) => self.text(choice, text),
+            Piece::Reasoning => self.reasoning(text),
+            Piece::ToolCall => self.tool_call(text),
+            Piece::Hidden => self.hidden(text),
+        }
+    }
+
+    /// The event has come to one more piece of output.
+    fn add(&mut self, piece: Piece, text: &str) {
+        self.effect = match self.effect {
+            Effect::Nothing => Effect::Piece { piece, start: text.as_ptr() as usize, len: text.len() },
+            _ => Effect::Other,
+        };
+    }
+
+    /// Counts what is no text.
+    fn count(&mut self, text: &str) {
+        if self.wants_text() {
+            self.hidden += text.chars().count() as u64;
+        }
     }
 
     /// The time of the bytes that the meter is fed with now, from the stream's opening.
@@ -203,10 +239,7 @@ impl Reading {
         if text.is_empty() {
             return;
         }
-        self.effect = match self.effect {
-            Effect::Nothing => Effect::Text { choice, start: text.as_ptr() as usize, len: text.len() },
-            _ => Effect::Other,
-        };
+        self.add(Piece::Text(choice), text);
         self.report.time_to_first_text.get_or_insert(self.now);
         if !self.wants_text() {
             return;
@@ -237,26 +270,24 @@ impl Reading {
     /// Reasoning, which is output and no text.
     pub fn reasoning(&mut self, text: &str) {
         if !text.is_empty() {
+            self.add(Piece::Reasoning, text);
             self.report.time_to_first_reasoning.get_or_insert(self.now);
-            self.hidden(text);
+            self.count(text);
         }
     }
 
     /// A part of a tool call: what it says, which is output and no text.
     pub fn tool_call(&mut self, text: &str) {
-        self.note();
+        self.add(Piece::ToolCall, text);
         self.report.time_to_first_tool_call.get_or_insert(self.now);
-        self.hidden(text);
+        self.count(text);
     }
 
     /// Output that is neither text nor reasoning nor a tool call: a refusal.
     pub fn hidden(&mut self, text: &str) {
-        if text.is_empty() {
-            return;
-        }
-        self.note();
-        if self.wants_text() {
-            self.hidden += text.chars().count() as u64;
+        if !text.is_empty() {
+            self.add(Piece::Hidden, text);
+            self.count(text);
         }
     }
 

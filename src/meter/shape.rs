@@ -1,8 +1,8 @@
-//! The shape of events that are a piece of text and nothing else.
+//! The shape of events that are one piece of output and nothing else.
 //!
-//! Nearly all events of a stream differ in their text only, and in fields that nobody reads: padding, times, running
+//! Nearly all events of a stream differ in that piece only, a text or a part of a tool call, and in fields that nobody reads: padding, times, running
 //! numbers. Once one was parsed, the next one is compared with it byte by byte. Where all but those values is the
-//! same, parsing it could yield nothing but the text that stands in the same place: so only that is read.
+//! same, parsing it could yield nothing but the string that stands in the same place: so only that is read.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,6 +11,8 @@ use std::str;
 use memchr::memchr2;
 use memchr::memmem::Finder;
 use once_cell::sync::Lazy;
+
+use super::reading::Piece;
 
 /// Fields that no dialect reads, up to their values.
 const IGNORED: [(&str, Kind); 5] = [
@@ -21,13 +23,12 @@ const IGNORED: [(&str, Kind); 5] = [
     ("\"sequence_number\":", Kind::Number),
 ];
 
-/// The shape of the last event that was text and nothing else.
+/// The shape of the last event that was one piece of output and nothing else.
 #[derive(Debug, Default)]
 pub(super) struct Shape {
     name: Vec<u8>,
     event: Vec<u8>,
-    /// Whose text it is.
-    choice: u32,
+    piece: Piece,
     /// What may differ, in order. Empty: nothing is known.
     holes: Vec<Hole>,
 }
@@ -41,7 +42,7 @@ struct Hole {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// The inside of the string that is the text.
+    /// The inside of the string that is the piece.
     Text,
     /// The inside of a string that nobody reads.
     Ignored,
@@ -52,9 +53,9 @@ enum Kind {
 // === impl Shape ===
 
 impl Shape {
-    /// The text of `event`, and whose it is, if it is of this shape.
+    /// The piece of output that `event` is, if it is of this shape.
     #[inline]
-    pub(super) fn text<'e>(&self, name: &[u8], event: &'e [u8]) -> Option<(u32, Cow<'e, str>)> {
+    pub(super) fn piece<'e>(&self, name: &[u8], event: &'e [u8]) -> Option<(Piece, Cow<'e, str>)> {
         // Some providers pad with blanks.
         let event = event.trim_ascii_end();
         let mut rest = event;
@@ -70,7 +71,7 @@ impl Shape {
             (rest, from) = (after, place.end);
         }
         let text = text.filter(|_| rest == &self.event[from..] && self.is_named(name))?;
-        Some((self.choice, unescaped(event, text)?))
+        Some((self.piece, unescaped(event, text)?))
     }
 
     #[inline]
@@ -81,13 +82,13 @@ impl Shape {
         if name.is_empty() { self.name.is_empty() } else { name == self.name }
     }
 
-    /// Takes the shape of `event`, of which parsing has shown that it is a text of `choice`, the one at `text`, and
-    /// nothing else.
-    pub(super) fn learn(&mut self, name: &[u8], event: &[u8], choice: u32, text: Range<usize>) {
+    /// Takes the shape of `event`, of which parsing has shown that it is a `piece`, the string at `text`, and nothing
+    /// else.
+    pub(super) fn learn(&mut self, name: &[u8], event: &[u8], piece: Piece, text: Range<usize>) {
         static FINDERS: Lazy<Vec<(Finder<'static>, Kind)>> =
             Lazy::new(|| IGNORED.iter().map(|(field, kind)| (Finder::new(*field), *kind)).collect());
         let event = event.trim_ascii_end();
-        self.choice = choice;
+        self.piece = piece;
         self.name.clear();
         self.name.extend_from_slice(name);
         self.event.clear();
@@ -168,13 +169,13 @@ mod tests {
     fn shape() -> Shape {
         let mut shape = Shape::default();
         let at = EVENT.find("Hi").expect("it is there");
-        shape.learn(b"name", EVENT.as_bytes(), 3, at..at + 2);
+        shape.learn(b"name", EVENT.as_bytes(), Piece::Text(3), at..at + 2);
         shape
     }
 
     fn text(shape: &Shape, event: &str) -> Option<String> {
-        let (choice, text) = shape.text(b"name", event.as_bytes())?;
-        assert_eq!(choice, 3);
+        let (piece, text) = shape.piece(b"name", event.as_bytes())?;
+        assert_eq!(piece, Piece::Text(3));
         Some(text.into_owned())
     }
 
@@ -212,8 +213,8 @@ mod tests {
         }
         let mut no_text = EVENT.replace("Hi", "H?").into_bytes();
         no_text[EVENT.find("Hi").expect("it is there") + 1] = 0xFF;
-        assert_eq!(shape.text(b"name", &no_text), None);
-        assert_eq!(shape.text(b"other", EVENT.as_bytes()), None);
-        assert_eq!(Shape::default().text(b"", b""), None);
+        assert_eq!(shape.piece(b"name", &no_text), None);
+        assert_eq!(shape.piece(b"other", EVENT.as_bytes()), None);
+        assert_eq!(Shape::default().piece(b"", b""), None);
     }
 }

@@ -96,21 +96,22 @@ impl Speaker {
         self.learn(b"", data, reading);
     }
 
-    /// Whether `data` is of the shape of the last event that was text and nothing else, and so needs no dialect.
+    /// Whether `data` is of the shape of the last event that was one piece of output and nothing else, and so needs
+    /// no dialect.
     #[inline]
     fn take_plain(&mut self, name: &[u8], data: &[u8], reading: &mut Reading) -> bool {
-        let Some((choice, text)) = self.shape.text(name, data) else {
+        let Some((piece, text)) = self.shape.piece(name, data) else {
             reading.begin();
             return false;
         };
         reading.event(data.len());
-        reading.text(choice, &text);
+        reading.piece(piece, &text);
         true
     }
 
     fn learn(&mut self, name: &[u8], data: &[u8], reading: &Reading) {
-        if let Some((choice, place)) = reading.plain_text(data) {
-            self.shape.learn(name, data, choice, place);
+        if let Some((piece, place)) = reading.only_piece(data) {
+            self.shape.learn(name, data, piece, place);
         }
     }
 

@@ -123,8 +123,8 @@ impl SseDecoder {
     /// `None`: all of `input` is taken, and more is needed; or the decoder [is overflown](Self::is_overflown).
     pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<SseEvent<'a>> {
         self.begin();
-        if let Some(data) = self.take_simple(input) {
-            return Some(SseEvent { name: &[], data, id: &self.last_id });
+        if let Some((name, data)) = self.take_simple(input) {
+            return Some(SseEvent { name, data, id: &self.last_id });
         }
         let mut borrowed = Borrowed::default();
         loop {
@@ -138,8 +138,8 @@ impl SseDecoder {
     #[inline]
     pub(super) fn next_item<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<Item<'a>> {
         self.begin();
-        if let Some(data) = self.take_simple(input) {
-            return Some(Item::Event(SseEvent { name: &[], data, id: &self.last_id }));
+        if let Some((name, data)) = self.take_simple(input) {
+            return Some(Item::Event(SseEvent { name, data, id: &self.last_id }));
         }
         let mut borrowed = Borrowed::default();
         loop {
@@ -190,20 +190,31 @@ impl SseDecoder {
         self.lines.buffered() + buffers.iter().map(|buffer| buffer.capacity()).sum::<usize>()
     }
 
-    /// Takes an event of the commonest form, if it stands whole at the start of `input`: one line of data, and
-    /// an empty line. It is what the lines would say, at a third of the price.
+    /// Takes an event of the commonest form, if it stands whole at the start of `input`: one line of data, perhaps
+    /// its name before it, and an empty line. It is what the lines would say, at a third of the price.
     #[inline]
-    fn take_simple<'i>(&self, input: &mut &'i [u8]) -> Option<&'i [u8]> {
+    fn take_simple<'i>(&self, input: &mut &'i [u8]) -> Option<(&'i [u8], &'i [u8])> {
         let is_fresh =
             self.bom == BOM.len() && self.lines.is_idle() && self.name.is_empty() && !self.has_data;
-        let rest = input.strip_prefix(b"data: ").filter(|_| is_fresh && !self.has_new_id)?;
-        let end = memchr2(b'\n', b'\r', rest)?;
-        let after = rest[end..].strip_prefix(b"\n\n")?;
-        if b"data: ".len() + end > self.lines.max() {
+        if !is_fresh || self.has_new_id {
             return None;
         }
-        *input = after;
-        Some(&rest[..end])
+        let (name, rest) = match input.strip_prefix(b"event: ") {
+            Some(rest) => self.simple_line(rest)?,
+            None => (&[][..], *input),
+        };
+        let (data, rest) = self.simple_line(rest.strip_prefix(b"data: ")?)?;
+        *input = rest.strip_prefix(b"\n")?;
+        Some((name, data))
+    }
+
+    /// A value up to its line feed, and what follows that.
+    #[inline]
+    fn simple_line<'i>(&self, bytes: &'i [u8]) -> Option<(&'i [u8], &'i [u8])> {
+        // A field's name and its colon and space are part of the line.
+        const FIELD: usize = b"event: ".len();
+        let end = memchr2(b'\n', b'\r', bytes).filter(|end| end + FIELD <= self.lines.max())?;
+        Some((&bytes[..end], bytes[end..].strip_prefix(b"\n")?))
     }
 
     /// Takes one line.
