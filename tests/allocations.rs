@@ -19,7 +19,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame};
 use streaming_accumulator::{
     AccumulatorBody, BackpressureStrategy, Builder, Capture, CaptureRequest, Meter, MeterSet, Reading,
-    RequestBody, StreamHandle, StreamRecord, StreamingAccumulatorLayer, Tap, Usage,
+    RequestBody, StreamHandle, StreamRecord, StreamingAccumulatorLayer, Tap, TextPolicy, Usage,
 };
 use tower::{Layer, ServiceExt};
 
@@ -196,6 +196,76 @@ async fn a_metered_frame_allocates_nothing() {
         assert!(reader != Reader::Nobody || frames.is_empty(), "{frames:?}");
     }
     stage.end().await;
+}
+
+/// Nor does one that a built-in meter reads without looking at texts, whatever the protocol: also where every
+/// event reports usage, and where a text has escapes.
+async fn a_frame_of_a_protocol_allocates_nothing() {
+    let chat = |n: usize, rest: &str| {
+        format!(
+            "data: {{\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":{n},\"model\":\"m\",\"choices\":\
+             [{{\"index\":0,\"delta\":{{\"content\":\" word\\n{n}\"}},\"finish_reason\":null}}]{rest}}}\n\n"
+        )
+    };
+    let protocols: [(&str, &dyn Fn(usize) -> String); 6] = [
+        ("chat", &|n| chat(n, ",\"usage\":null")),
+        ("chat with usage in every chunk", &|n| {
+            chat(
+                n,
+                &format!(",\"usage\":{{\"prompt_tokens\":3,\"completion_tokens\":{n},\"total_tokens\":{n}}}"),
+            )
+        }),
+        ("anthropic", &|n| {
+            match n {
+            0 => "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"m\",\"usage\":\
+                  {\"input_tokens\":3,\"output_tokens\":1}}}\n\n"
+                .into(),
+            n => format!(
+                "event: content_block_delta\ndata: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":\
+                 {{\"type\":\"text_delta\",\"text\":\"\\\"{n}\\\"\"}}}}\n\n"
+            ),
+        }
+        }),
+        ("gemini", &|n| {
+            format!(
+                "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\"{n}\"}}]}}}}],\"usageMetadata\":\
+                 {{\"promptTokenCount\":3,\"totalTokenCount\":{n}}},\"modelVersion\":\"m\"}}\r\n\r\n"
+            )
+        }),
+        ("ollama", &|n| {
+            format!(
+                "{{\"model\":\"m\",\"message\":{{\"role\":\"assistant\",\"content\":\"{n}\"}},\"done\":false}}\n"
+            )
+        }),
+        ("responses", &|n| match n {
+            0 => "data: {\"type\":\"response.created\",\"response\":{\"model\":\"m\"}}\n\n".into(),
+            n => format!(
+                "data: {{\"type\":\"response.output_text.delta\",\"sequence_number\":{n},\"delta\":\"{n}\"}}\n\n"
+            ),
+        }),
+    ];
+    for (name, event) in protocols {
+        let meters = MeterSet::detect().text(TextPolicy::Skip);
+        let mut stage = Stage::with(|builder| builder.capture(Capture::none()).meter(meters));
+        // Numbers of one length: buffers that hold an event then need not grow.
+        let chunks: Vec<Bytes> =
+            (0..FRAMES).map(|n| event(if n == 0 { 0 } else { 10_000 + n }).into()).collect();
+        let mut body = pin!(stage.open(Ready(chunks.into_iter())).await);
+        let mut costly = Vec::new();
+        for n in 0..FRAMES {
+            let (calls, frame) = heap::calls_of(|| poll(body.as_mut()));
+            assert!(matches!(frame, Poll::Ready(Some(Ok(_)))), "{frame:?}");
+            if n >= START && calls > 0 {
+                costly.push((n, calls));
+            }
+        }
+        assert!(matches!(poll(body.as_mut()), Poll::Ready(None)));
+        let record = stage.record().await;
+        let report = record.llm().expect("it was metered");
+        assert_eq!((report.model(), report.events), (Some("m"), FRAMES as u64), "{name}");
+        assert!(report.time_to_first_text.is_some(), "{name}");
+        assert!(costly.is_empty(), "{name}: {} frames, {:?}", costly.len(), &costly[..1]);
+    }
 }
 
 /// Nor does a frame of a request that is read, beyond what is kept of it.
@@ -418,6 +488,7 @@ fn memory_is_bounded() {
         a_record_retains_little_more_than_its_content().await;
         a_frame_allocates_nothing().await;
         a_metered_frame_allocates_nothing().await;
+        a_frame_of_a_protocol_allocates_nothing().await;
         a_frame_of_a_request_allocates_nothing().await;
         a_long_stream_allocates_whole_blocks().await;
     }));

@@ -3,7 +3,7 @@
 //! Recorded streams of real providers are metered, one event a chunk, as servers send them. They are compared with
 //! parsing every event into a `serde_json::Value`, which is what one writes first, on top of the same framing.
 //! Recordings are looked for in `METER_RECORDINGS`, else beside the checkout; without any, streams of the shapes
-//! of four protocols are made. *Ratios within a run count*, not nanoseconds between runs.
+//! of four protocols are made, and one of them for what comes last: the same through the layer. *Ratios within a run count*, not nanoseconds between runs.
 
 mod layer;
 #[path = "../support/recordings.rs"]
@@ -59,11 +59,7 @@ fn main() {
         let met = if ratio <= wanted { "met" } else { "MISSED" };
         println!("wanted of {name:?}: at most {wanted} of {VALUE:?}. It takes {ratio:.3}: {met}");
     }
-    // The longest of the commonest.
-    let chats = recordings.iter().filter(|recording| recording.protocol == "openai_chat");
-    if let Some(longest) = chats.max_by_key(|recording| recording.chunks.len()) {
-        layer::run(longest);
-    }
+    layer::run(&recordings::chat());
 }
 
 /// Measures these streams with each contestant, and prints the table's row.

@@ -56,7 +56,13 @@ fn recorded(dir: &Path) -> Vec<Recording> {
         .collect()
 }
 
-/// 400 events each of some 300 bytes, with counts at the end.
+/// A made-up answer of 400 words by OpenAI's chat.
+pub(crate) fn chat() -> Recording {
+    let mut made_up = made_up();
+    made_up.swap_remove(0)
+}
+
+/// 400 events each of some 300 bytes, with counts at the end. OpenAI's chat is the first.
 fn made_up() -> Vec<Recording> {
     let word = |number: usize| format!(" word{number}");
     let sse = |events: Vec<Value>, end: &str| {

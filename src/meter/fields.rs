@@ -274,6 +274,9 @@ struct Object<'f, F>(&'f mut F);
 /// Reads an array of objects, each into fields of its own.
 struct Objects<'e, L, F>(&'e mut L, PhantomData<fn() -> F>);
 
+/// Reads one of them: asked only if there is one.
+struct Element<'e, L, F>(&'e mut L, PhantomData<fn() -> F>);
+
 /// The methods of a visitor that are alike in all of ours: other types are passed over.
 macro_rules! lenient {
     ($nothing:expr; $($kind:ident)*) => {
@@ -372,6 +375,17 @@ impl<'de, F: Fields<'de>> Visitor<'de> for Object<'_, F> {
     }
 }
 
+impl<'de, L: Elements<F>, F: Fields<'de>> DeserializeSeed<'de> for Element<'_, L, F> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if !Object(self.0.add()).deserialize(deserializer)? {
+            self.0.take_back();
+        }
+        Ok(())
+    }
+}
+
 impl<'de, L: Elements<F>, F: Fields<'de>> DeserializeSeed<'de> for Objects<'_, L, F> {
     type Value = Text<'de>;
 
@@ -386,15 +400,8 @@ impl<'de, L: Elements<F>, F: Fields<'de>> Visitor<'de> for Objects<'_, L, F> {
     lenient!(None; bool numbers unit);
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Text<'de>, A::Error> {
-        loop {
-            let read = seq.next_element_seed(Object(self.0.add()))?;
-            if read != Some(true) {
-                self.0.take_back();
-            }
-            if read.is_none() {
-                return Ok(None);
-            }
-        }
+        while seq.next_element_seed(Element(&mut *self.0, PhantomData))?.is_some() {}
+        Ok(None)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Text<'de>, A::Error> {

@@ -11,7 +11,7 @@ use serde::de::MapAccess;
 
 use super::Reading;
 use super::dialect::{Dialect, in_band_error, is_error, latest, sum};
-use super::fields::{Few, Fields, Json, Text, Value, read};
+use super::fields::{Few, Fields, Json, Text, Value, get, read};
 use super::keys::Keys;
 use super::openai_delta::Delta;
 use crate::usage::Usage;
@@ -55,8 +55,9 @@ struct Groq<'de> {
 #[derive(Default)]
 struct Choice<'de> {
     index: u32,
-    delta: Option<Delta<'de>>,
-    message: Option<Delta<'de>>,
+    /// The JSON: it is read only where something in it is wanted.
+    delta: Option<&'de str>,
+    message: Option<&'de str>,
     text: Text<'de>,
     finish_reason: Text<'de>,
     /// Moonshot.
@@ -85,10 +86,11 @@ impl OpenAiChat {
         reading.began(index);
         // Perplexity sends the whole text so far in `message`, beside the delta; beside the whole one, the delta
         // is empty.
-        let (delta, message) = (choice.delta.as_ref(), choice.message.as_ref());
-        let said = if is_whole { message.or(delta) } else { delta.or(message) };
-        if let Some(said) = said {
-            said.read(index, reading);
+        let Choice { delta, message, .. } = choice;
+        let said = if is_whole { message.or(*delta) } else { delta.or(*message) };
+        let said = said.filter(|said| KEYS.matter(said.as_bytes(), reading));
+        if let Some(delta) = said.and_then(get::<Delta<'_>>) {
+            delta.read(index, reading);
         }
         if let (true, Some(text)) = (self.is_legacy, &choice.text) {
             reading.text(index, text);
@@ -252,16 +254,8 @@ impl<'de> Fields<'de> for Choice<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
         match key {
             "index" => self.index = value.index()?,
-            "delta" => {
-                if !value.object(self.delta.get_or_insert_default())? {
-                    self.delta = None;
-                }
-            }
-            "message" => {
-                if !value.object(self.message.get_or_insert_default())? {
-                    self.message = None;
-                }
-            }
+            "delta" => self.delta = value.raw()?,
+            "message" => self.message = value.raw()?,
             "text" => self.text = value.text()?,
             "finish_reason" => self.finish_reason = value.text()?,
             "usage" => self.usage = value.raw()?,
