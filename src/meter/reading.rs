@@ -17,6 +17,9 @@ const MAX_WORD: usize = 256;
 /// Longer usage objects and errors are not kept as they were sent.
 const MAX_RAW: usize = 64 * 1024;
 
+/// So many pieces of output may show the shape of an event, the first one among them.
+const CHANCES: u8 = 3;
+
 /// What a meter does with the texts of a stream.
 ///
 /// To look at text, the JSON of nearly every event has to be parsed. Without it most events are told by a
@@ -56,6 +59,8 @@ pub struct Reading {
     text_event: u64,
     /// Of the event that is read now.
     effect: Effect,
+    /// In so many more pieces of output the shape of their events is looked for, though no text is wanted.
+    chances: u8,
 }
 
 /// What a piece of output is.
@@ -109,6 +114,7 @@ impl Reading {
             last_text: None,
             text_event: 0,
             effect: Effect::Nothing,
+            chances: 0,
         }
     }
 
@@ -120,6 +126,11 @@ impl Reading {
     /// The event has come to more than one piece of output.
     pub(crate) fn note(&mut self) {
         self.effect = Effect::Other;
+    }
+
+    /// The shape of the event is known now.
+    pub(crate) fn shaped(&mut self) {
+        self.chances = 0;
     }
 
     /// What piece of output `event` was and where in it that stands, if it was one and nothing else.
@@ -149,6 +160,16 @@ impl Reading {
             Effect::Nothing => Effect::Piece { piece, start: text.as_ptr() as usize, len: text.len() },
             _ => Effect::Other,
         };
+        self.chances = self.chances.saturating_sub(1);
+    }
+
+    /// The first text, reasoning, or tool call. Its event often has more to say, unlike those that follow.
+    fn first(&mut self, time: fn(&mut LlmReport) -> &mut Option<Duration>) {
+        let time = time(&mut self.report);
+        if time.is_none() {
+            *time = Some(self.now);
+            self.chances = CHANCES;
+        }
     }
 
     /// Counts what is no text.
@@ -173,13 +194,13 @@ impl Reading {
         self.policy != TextPolicy::Skip
     }
 
-    /// Whether the time of a first text, reasoning or tool call is still open: [`wants_text`](Self::wants_text)
-    /// aside, the only reason to look at them.
+    /// What is still looked at: where no text is wanted, only what comes first, and the shape of what follows it.
     pub(crate) fn awaits(&self) -> Awaits {
+        let wants_all = self.wants_text() || self.chances > 0;
         Awaits {
-            text: self.wants_text() || self.report.time_to_first_text.is_none(),
-            reasoning: self.wants_text() || self.report.time_to_first_reasoning.is_none(),
-            tool_call: self.wants_text() || self.report.time_to_first_tool_call.is_none(),
+            text: wants_all || self.report.time_to_first_text.is_none(),
+            reasoning: wants_all || self.report.time_to_first_reasoning.is_none(),
+            tool_call: wants_all || self.report.time_to_first_tool_call.is_none(),
             model: self.report.response_model.is_none(),
         }
     }
@@ -239,8 +260,8 @@ impl Reading {
         if text.is_empty() {
             return;
         }
+        self.first(|report| &mut report.time_to_first_text);
         self.add(Piece::Text(choice), text);
-        self.report.time_to_first_text.get_or_insert(self.now);
         if !self.wants_text() {
             return;
         }
@@ -270,16 +291,16 @@ impl Reading {
     /// Reasoning, which is output and no text.
     pub fn reasoning(&mut self, text: &str) {
         if !text.is_empty() {
+            self.first(|report| &mut report.time_to_first_reasoning);
             self.add(Piece::Reasoning, text);
-            self.report.time_to_first_reasoning.get_or_insert(self.now);
             self.count(text);
         }
     }
 
     /// A part of a tool call: what it says, which is output and no text.
     pub fn tool_call(&mut self, text: &str) {
+        self.first(|report| &mut report.time_to_first_tool_call);
         self.add(Piece::ToolCall, text);
-        self.report.time_to_first_tool_call.get_or_insert(self.now);
         self.count(text);
     }
 

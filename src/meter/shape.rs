@@ -1,8 +1,9 @@
 //! The shape of events that are one piece of output and nothing else.
 //!
-//! Nearly all events of a stream differ in that piece only, a text or a part of a tool call, and in fields that nobody reads: padding, times, running
-//! numbers. Once one was parsed, the next one is compared with it byte by byte. Where all but those values is the
-//! same, parsing it could yield nothing but the string that stands in the same place: so only that is read.
+//! Nearly all events of a stream differ in that piece only, a text or a part of a tool call, and in fields that
+//! nobody reads: padding, times, running numbers. Once one was parsed, the next one is compared with it byte by
+//! byte. Where all but those values is the same, parsing it could yield nothing but the string that stands in the
+//! same place: so only that is read.
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -109,9 +109,10 @@ impl Speaker {
         true
     }
 
-    fn learn(&mut self, name: &[u8], data: &[u8], reading: &Reading) {
+    fn learn(&mut self, name: &[u8], data: &[u8], reading: &mut Reading) {
         if let Some((piece, place)) = reading.only_piece(data) {
             self.shape.learn(name, data, piece, place);
+            reading.shaped();
         }
     }
 
