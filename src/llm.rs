@@ -10,7 +10,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LlmReport {
-    /// The protocol. `None`: it could not be told, and nothing else here is known but the request's model.
+    /// The protocol. `None`: it could not be told, and of the answer nothing else here is known but its events,
+    /// where it had any, and an unmistakable error.
     pub protocol: Option<Protocol>,
     /// Who served it, by OpenTelemetry's names (`openai`, `aws.bedrock`): as configured, or where host or
     /// protocol leave no doubt.

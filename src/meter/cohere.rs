@@ -8,7 +8,7 @@ use once_cell::sync::Lazy;
 use serde::de::MapAccess;
 
 use super::Reading;
-use super::dialect::{Dialect, in_band_error, is_error};
+use super::dialect::{Dialect, Tool, in_band_error, is_error};
 use super::fields::{Few, Fields, Json, Text, Value, get};
 use super::keys::Keys;
 use crate::llm::InBandError;
@@ -70,11 +70,6 @@ struct Message<'de> {
 struct Content<'de> {
     text: Text<'de>,
     thinking: Text<'de>,
-}
-
-#[derive(Default)]
-struct Tool<'de> {
-    arguments: Text<'de>,
 }
 
 /// Of `usage` in version 2, and of `meta` in version 1.
@@ -295,19 +290,6 @@ impl<'de> Fields<'de> for Content<'de> {
         match key {
             "text" => self.text = value.text()?,
             "thinking" => self.thinking = value.text()?,
-            _ => value.skip()?,
-        }
-        Ok(())
-    }
-}
-
-impl<'de> Fields<'de> for Tool<'de> {
-    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
-        match key {
-            "arguments" => self.arguments = value.text()?,
-            "function" => {
-                value.object(self)?;
-            }
             _ => value.skip()?,
         }
         Ok(())

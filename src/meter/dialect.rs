@@ -41,6 +41,25 @@ pub(super) fn sum<const N: usize>(parts: [Option<u64>; N]) -> Option<u64> {
     parts.into_iter().flatten().reduce(u64::saturating_add)
 }
 
+/// A tool call, as OpenAI and Cohere send it, or the function inside it.
+#[derive(Default)]
+pub(super) struct Tool<'de> {
+    pub(super) arguments: Text<'de>,
+}
+
+impl<'de> Fields<'de> for Tool<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
+        match key {
+            "arguments" => self.arguments = value.text()?,
+            "function" => {
+                value.object(self)?;
+            }
+            _ => value.skip()?,
+        }
+        Ok(())
+    }
+}
+
 /// The fields of an error object, as providers name them.
 #[derive(Default)]
 struct ErrorFields<'de> {

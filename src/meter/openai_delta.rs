@@ -3,6 +3,7 @@
 use serde::de::MapAccess;
 
 use super::Reading;
+use super::dialect::Tool;
 use super::fields::{Few, Fields, Text, Value};
 
 /// A change of a message, or the message.
@@ -21,12 +22,6 @@ struct Part<'de> {
     kind: Text<'de>,
     text: Text<'de>,
     thinking: Vec<Part<'de>>,
-}
-
-/// A tool call, or the function inside it.
-#[derive(Default)]
-struct Tool<'de> {
-    arguments: Text<'de>,
 }
 
 // === impl Delta ===
@@ -97,19 +92,6 @@ impl<'de> Fields<'de> for Part<'de> {
             "thinking" => {
                 let text = value.objects(&mut self.thinking)?;
                 self.text = text.or(self.text.take());
-            }
-            _ => value.skip()?,
-        }
-        Ok(())
-    }
-}
-
-impl<'de> Fields<'de> for Tool<'de> {
-    fn field<A: MapAccess<'de>>(&mut self, key: &str, value: Value<'_, 'de, A>) -> Result<(), A::Error> {
-        match key {
-            "arguments" => self.arguments = value.text()?,
-            "function" => {
-                value.object(self)?;
             }
             _ => value.skip()?,
         }
