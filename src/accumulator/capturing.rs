@@ -286,7 +286,9 @@ impl Capturing {
         let live = self
             .live
             .get_or_init(|| Box::new(Log::moving(Rules::trimmed(if keep > 0 { keep } else { FOR_TAPS }))));
-        let excess = if watched { 0 } else { (chunk.len() as u64).saturating_sub(keep) };
+        // A tail has no use for more than its length. Without one this is for taps: where the last of them has gone
+        // just now, the next may come before `pause`, and is not to find an empty chunk.
+        let excess = if watched || keep == 0 { 0 } else { (chunk.len() as u64).saturating_sub(keep) };
         let kept = chunk.slice(excess as usize..);
         let mark = if watched { Mark::Full } else { Mark::Tail };
         match writer.writer.append_to(live, &self.keeping.pool, mark, &kept, at) {

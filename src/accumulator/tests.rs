@@ -725,6 +725,25 @@ impl Raced {
     }
 }
 
+/// The last reader goes when the writer has seen it already, and another one comes before the next chunk.
+#[test]
+fn a_reader_that_comes_right_after_the_last_one_sees_whole_chunks() {
+    let log = tapped(Capture::none(), &Arc::default(), 16);
+    let mut writer = log.writer();
+    log.set_watched(true);
+    log.resume(&mut writer, 0, 0);
+    log.set_watched(false);
+    log.append(&mut writer, &chunk(0, 20), 0);
+    log.set_watched(true);
+    log.append(&mut writer, &chunk(1, 20), 0);
+    let mut reader = Reader::new(&log, 1);
+    let read = [(); 3].map(|()| match reader.read(&log) {
+        Read::Chunk(chunk) => chunk.bytes,
+        Read::Missed(_) | Read::Nothing => Bytes::new(),
+    });
+    assert_eq!(read, [chunk(0, 20), chunk(1, 20), Bytes::new()]);
+}
+
 /// Readers come and go, one of them perhaps waited for, while the writer writes and trims.
 #[test]
 fn readers_on_other_threads_see_whole_chunks_in_order_and_what_they_missed() {
