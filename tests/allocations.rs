@@ -199,12 +199,13 @@ async fn a_metered_frame_allocates_nothing() {
 }
 
 /// Nor does one that a built-in meter reads without looking at texts, whatever the protocol: also where every
-/// event reports usage, and where a text has escapes.
+/// event reports usage, and where some texts have escapes.
 async fn a_frame_of_a_protocol_allocates_nothing() {
     let chat = |n: usize, rest: &str| {
         format!(
             "data: {{\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":{n},\"model\":\"m\",\"choices\":\
-             [{{\"index\":0,\"delta\":{{\"content\":\" word\\n{n}\"}},\"finish_reason\":null}}]{rest}}}\n\n"
+             [{{\"index\":0,\"delta\":{{\"content\":\" word{}{n}\"}},\"finish_reason\":null}}]{rest}}}\n\n",
+            if n % 2 == 0 { "--" } else { "\\n" }
         )
     };
     let protocols: [(&str, &dyn Fn(usize) -> String); 6] = [

@@ -54,9 +54,9 @@ enum Kind {
 // === impl Shape ===
 
 impl Shape {
-    /// The piece of output that `event` is, if it is of this shape.
+    /// The piece of output that `event` is, if it is of this shape: where its text stands.
     #[inline]
-    pub(super) fn piece<'e>(&self, name: &[u8], event: &'e [u8]) -> Option<(Piece, Cow<'e, str>)> {
+    pub(super) fn piece(&self, name: &[u8], event: &[u8]) -> Option<(Piece, Range<usize>)> {
         // Some providers pad with blanks.
         let event = event.trim_ascii_end();
         let mut rest = event;
@@ -72,7 +72,7 @@ impl Shape {
             (rest, from) = (after, place.end);
         }
         let text = text.filter(|_| rest == &self.event[from..] && self.is_named(name))?;
-        Some((self.piece, unescaped(event, text)?))
+        Some((self.piece, text))
     }
 
     #[inline]
@@ -114,9 +114,9 @@ impl Shape {
     }
 }
 
-/// The string whose inside is `text`, a part of `event`.
+/// The string whose inside is `text`, a part of `event`; if it is one.
 #[inline]
-fn unescaped(event: &[u8], text: Range<usize>) -> Option<Cow<'_, str>> {
+pub(super) fn unescaped(event: &[u8], text: Range<usize>) -> Option<Cow<'_, str>> {
     let inside = &event[text.clone()];
     if !inside.contains(&b'\\') {
         return str::from_utf8(inside).ok().map(Cow::Borrowed);
@@ -175,9 +175,13 @@ mod tests {
     }
 
     fn text(shape: &Shape, event: &str) -> Option<String> {
-        let (piece, text) = shape.piece(b"name", event.as_bytes())?;
+        text_of(shape, event.as_bytes())
+    }
+
+    fn text_of(shape: &Shape, event: &[u8]) -> Option<String> {
+        let (piece, text) = shape.piece(b"name", event)?;
         assert_eq!(piece, Piece::Text(3));
-        Some(text.into_owned())
+        unescaped(event, text).map(Cow::into_owned)
     }
 
     #[test]
@@ -214,7 +218,7 @@ mod tests {
         }
         let mut no_text = EVENT.replace("Hi", "H?").into_bytes();
         no_text[EVENT.find("Hi").expect("it is there") + 1] = 0xFF;
-        assert_eq!(shape.piece(b"name", &no_text), None);
+        assert_eq!(text_of(&shape, &no_text), None);
         assert_eq!(shape.piece(b"other", EVENT.as_bytes()), None);
         assert_eq!(Shape::default().piece(b"", b""), None);
     }

@@ -1,5 +1,7 @@
 //! Who reads the events of a stream: finds out the protocol, and hands them to its dialect.
 
+use std::borrow::Cow;
+
 use serde::de::IgnoredAny;
 
 use super::Reading;
@@ -8,7 +10,8 @@ use super::dialect::{Dialect, in_band_error, is_error, unmistakable_error};
 use super::event_stream::EventStreamMessage;
 use super::fields::Json;
 use super::json::JsonDecoder;
-use super::shape::Shape;
+use super::reading::Piece;
+use super::shape::{Shape, unescaped};
 use super::sse::SseEvent;
 use crate::llm::{InBandError, Protocol};
 
@@ -100,13 +103,20 @@ impl Speaker {
     /// no dialect.
     #[inline]
     fn take_plain(&mut self, name: &[u8], data: &[u8], reading: &mut Reading) -> bool {
-        let Some((piece, text)) = self.shape.piece(name, data) else {
+        let Some((piece, text)) = self.plain(name, data, reading.wants_text()) else {
             reading.begin();
             return false;
         };
         reading.event(data.len());
         reading.piece(piece, &text);
         true
+    }
+
+    #[inline]
+    fn plain<'d>(&self, name: &[u8], data: &'d [u8], wants_text: bool) -> Option<(Piece, Cow<'d, str>)> {
+        let (piece, text) = self.shape.piece(name, data)?;
+        // Where none is wanted, only the first matters, by which the shape was learned.
+        Some((piece, if wants_text { unescaped(data, text)? } else { Cow::Borrowed("") }))
     }
 
     fn learn(&mut self, name: &[u8], data: &[u8], reading: &mut Reading) {
