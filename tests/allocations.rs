@@ -205,7 +205,7 @@ async fn a_frame_of_a_protocol_allocates_nothing() {
         format!(
             "data: {{\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":{n},\"model\":\"m\",\"choices\":\
              [{{\"index\":0,\"delta\":{{\"content\":\" word{}{n}\"}},\"finish_reason\":null}}]{rest}}}\n\n",
-            if n % 2 == 0 { "--" } else { "\\n" }
+            if n.is_multiple_of(2) { "--" } else { "\\n" }
         )
     };
     let protocols: [(&str, &dyn Fn(usize) -> String); 6] = [
