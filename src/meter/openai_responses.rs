@@ -12,6 +12,7 @@ use super::Reading;
 use super::dialect::{Dialect, in_band_error, is_error, latest};
 use super::fields::{Fields, Json, Text, Value, read};
 use super::keys::Keys;
+use super::reading::Awaits;
 use crate::llm::InBandError;
 use crate::usage::Usage;
 
@@ -78,16 +79,16 @@ static KEYS: Lazy<Keys> = Lazy::new(|| {
 });
 
 /// The events that are read, by their type.
-fn is_read(kind: &str, wants_text: bool, awaits_model: bool) -> bool {
+fn is_read(kind: &str, awaits: Awaits) -> bool {
     match kind {
         "error" => true,
         // They echo the request, which may be long, and have nothing new to say once the model is known.
-        "response.created" | "response.in_progress" | "response.queued" => awaits_model,
+        "response.created" | "response.in_progress" | "response.queued" => awaits.model,
         "response.completed" | "response.incomplete" | "response.failed" | "response.cancelled" => true,
-        "response.output_text.delta" | "response.refusal.delta" => wants_text,
-        "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => wants_text,
-        "response.output_item.added" => wants_text,
-        kind => wants_text && kind.ends_with("_call_arguments.delta"),
+        "response.output_text.delta" | "response.refusal.delta" => awaits.text,
+        "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => awaits.reasoning,
+        "response.output_item.added" => awaits.tool_call,
+        kind => awaits.tool_call && kind.ends_with("_call_arguments.delta"),
     }
 }
 
@@ -97,7 +98,6 @@ impl OpenAiResponses {
     /// Whether `data` may hold anything that is wanted. `name` is the event's, by its framing.
     fn matters(name: &[u8], data: &[u8], reading: &Reading) -> bool {
         let awaits = reading.awaits();
-        let looks = awaits.text || awaits.reasoning || awaits.tool_call;
         let kind = match data.strip_prefix(HEAD) {
             Some(rest) => rest.split(|byte| *byte == b'"').next().unwrap_or_default(),
             // Where the type stands elsewhere, the name repeats it.
@@ -105,8 +105,8 @@ impl OpenAiResponses {
             None => &[],
         };
         match str::from_utf8(kind) {
-            Ok(kind) if !kind.is_empty() && !kind.contains('\\') => is_read(kind, looks, awaits.model),
-            _ => looks || KEYS.matter(data, reading),
+            Ok(kind) if !kind.is_empty() && !kind.contains('\\') => is_read(kind, awaits),
+            _ => awaits.text || awaits.reasoning || awaits.tool_call || KEYS.matter(data, reading),
         }
     }
 
