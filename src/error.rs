@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::stop::StopReason;
+use crate::stream::stop::StopReason;
 
 /// A boxed error: the error type of [`AccumulatorBody`](crate::AccumulatorBody).
 pub type BoxError = Box<dyn Error + Send + Sync + 'static>;

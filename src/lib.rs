@@ -111,71 +111,44 @@
 
 #[allow(unsafe_code, reason = "confined to blocks and the links between them, and checked by loom")]
 mod accumulator;
-mod admission;
-mod backpressure;
-mod body;
-mod budget;
-mod builder;
-mod dispatch;
-mod ending;
+mod delivery;
 mod error;
-mod findings;
-mod future;
-mod gate;
-mod guard;
-mod handle;
-mod hook;
+mod http;
 mod id;
-mod layer;
-mod limits;
-mod llm;
 mod meter;
-mod metered;
-mod metrics;
-mod outcome;
-mod pipeline;
-mod record;
-mod request_body;
-mod retry;
-mod service;
-mod stop;
-mod stream_pipeline;
-mod tap;
-mod telemetry;
-mod usage;
-mod watch;
+mod stream;
 
 pub use self::accumulator::{
     Capture, Content, ContentAccumulator, ContentReader, ContentWriter, StreamChunk,
 };
-pub use self::admission::WhenFull;
-pub use self::backpressure::BackpressureStrategy;
-pub use self::body::AccumulatorBody;
-pub use self::budget::MemoryBudget;
-pub use self::builder::Builder;
-pub use self::dispatch::{Audit, DeadLetter, HookAudit, ShutdownReport};
+pub use self::http::admission::WhenFull;
+pub use self::stream::backpressure::BackpressureStrategy;
+pub use self::http::body::AccumulatorBody;
+pub use self::accumulator::budget::MemoryBudget;
+pub use self::http::builder::Builder;
+pub use self::delivery::{Audit, DeadLetter, HookAudit, ShutdownReport};
 pub use self::error::{BoxError, ConfigError, StreamError};
-pub use self::future::ResponseFuture;
-pub use self::handle::Handle;
-pub use self::hook::{IntoHookResult, StreamHook};
+pub use self::http::future::ResponseFuture;
+pub use self::delivery::handle::Handle;
+pub use self::delivery::hook::{IntoHookResult, StreamHook};
 pub use self::id::{ParseStreamIdError, StreamId};
-pub use self::layer::StreamingAccumulatorLayer;
-pub use self::llm::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
-#[cfg(feature = "estimate")]
+pub use self::http::layer::StreamingAccumulatorLayer;
+pub use self::meter::report::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
+#[cfg(feature = "llm-estimate")]
 pub use self::meter::TokenEstimator;
 pub use self::meter::{
     AnswerHead, CharsPerToken, Estimator, EventStreamDecoder, EventStreamError, EventStreamMessage,
     EventStreamValue, GrpcDecoder, JsonDecoder, Meter, MeterSet, Metering, NdjsonDecoder, Reading,
     SseDecoder, SseEvent, TextPolicy,
 };
-pub use self::metrics::StreamMetrics;
-pub use self::outcome::{EndedBy, Evidence, Outcome, Phase};
-pub use self::pipeline::StreamHandle;
-pub use self::record::StreamRecord;
-pub use self::request_body::{AsIs, CaptureRequest, MapRequest, RequestBody};
-pub use self::retry::RetryPolicy;
-pub use self::service::StreamingAccumulator;
-pub use self::stop::StopReason;
-pub use self::stream_pipeline::{StreamPipeline, StreamPipelineBuilder};
-pub use self::tap::{Tap, WorkGroup};
-pub use self::usage::{Usage, UsageBasis};
+pub use self::stream::metrics::StreamMetrics;
+pub use self::stream::outcome::{EndedBy, Evidence, Outcome, Phase};
+pub use self::stream::state::StreamHandle;
+pub use self::stream::record::StreamRecord;
+pub use self::http::request_body::{AsIs, CaptureRequest, MapRequest, RequestBody};
+pub use self::delivery::retry::RetryPolicy;
+pub use self::http::service::StreamingAccumulator;
+pub use self::stream::stop::StopReason;
+pub use self::stream::pipeline::{StreamPipeline, StreamPipelineBuilder};
+pub use self::stream::tap::{Tap, WorkGroup};
+pub use self::meter::usage::{Usage, UsageBasis};

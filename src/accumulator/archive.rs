@@ -21,7 +21,7 @@ use super::content::Part;
 use super::log::{Log, Rules};
 use super::pool::Pool;
 use super::unit::{Packing, SpillFile, Unit};
-use crate::telemetry;
+use crate::stream::trace;
 
 /// Bytes of a unit: pieces of this size are written as fast as the kernel takes them, and compress as
 /// well as larger ones.
@@ -191,7 +191,7 @@ impl Archive {
 
     /// Moves nothing any more. What is in the log stays there.
     pub(super) fn fail(&self, error: &str) {
-        telemetry::spill_failed(error);
+        trace::spill_failed(error);
         self.moved().error.get_or_insert_with(|| error.into());
         self.has_failed.store(true, Release);
         self.body.wake();

@@ -17,8 +17,8 @@ use super::capture::Capture;
 use super::content::{Content, Piece};
 use super::log::{Log, Refused, Rules, Writer};
 use super::pool::Pool;
-use crate::backpressure::Pressure;
-use crate::budget::Mark;
+use crate::stream::backpressure::Pressure;
+use crate::accumulator::budget::Mark;
 
 /// Bytes of the tail that a stream keeps in place of its head while memory is short.
 const SHORT_TAIL: u64 = 16 * 1024;

@@ -16,7 +16,7 @@ use tokio_util::io::StreamReader;
 use super::archive::Archive;
 use super::block::{Block, Chain, Cursor, Entry, Found};
 use super::unit::Unit;
-use crate::telemetry;
+use crate::stream::trace;
 
 /// What an accumulator kept of a stream: a snapshot that never changes.
 ///
@@ -142,7 +142,7 @@ impl Content {
             match run.copy_to(&mut all) {
                 Ok(()) => {}
                 Err(error) => {
-                    telemetry::unreadable(&error);
+                    trace::unreadable(&error);
                     break;
                 }
             }
@@ -176,7 +176,7 @@ impl Content {
             Run::Part(part) => Ok((None, Some(part.into_chunks()))),
             Run::Unit(unit, most) => unit.load(most).map(|chunks| (Some(chunks.into_iter()), None)),
         });
-        let read = runs.map_while(|run| run.inspect_err(telemetry::unreadable).ok());
+        let read = runs.map_while(|run| run.inspect_err(trace::unreadable).ok());
         read.flat_map(|(loaded, chunks)| loaded.into_iter().flatten().chain(chunks.into_iter().flatten()))
     }
 

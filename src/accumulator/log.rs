@@ -11,7 +11,7 @@ use super::content::{Content, Part, Piece};
 use super::link::Link;
 use super::pool::{LARGEST, Pool, SMALLEST};
 use super::words::AtomicPtr;
-use crate::budget::Mark;
+use crate::accumulator::budget::Mark;
 
 /// An append-only log of chunks with one [`Writer`]. For more than one there are [`Writers`].
 #[derive(Debug)]

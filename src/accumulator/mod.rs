@@ -33,6 +33,7 @@
 
 mod archive;
 mod block;
+pub(crate) mod budget;
 mod capture;
 mod capturing;
 mod content;

@@ -12,7 +12,7 @@ use super::content::{Content, Piece};
 use super::link::Link;
 use super::log::{Log, Writer, Writers};
 use super::pool::Pool;
-use crate::budget::Mark;
+use crate::accumulator::budget::Mark;
 
 const A: Bytes = Bytes::from_static(b"aaaaaaaaaaa");
 const B: Bytes = Bytes::from_static(b"bbbbb");

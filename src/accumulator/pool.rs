@@ -6,7 +6,7 @@ use crossbeam_queue::ArrayQueue;
 use once_cell::sync::Lazy;
 
 use super::block::{Block, Place};
-use crate::budget::{Mark, MemoryBudget};
+use crate::accumulator::budget::{Mark, MemoryBudget};
 
 /// The sizes of blocks in bytes: powers of two, from this to that.
 pub(super) const SMALLEST: usize = if cfg!(accumulator_loom) { 64 } else { 1024 };

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{Capture, CaptureWriter, Capturing, Content, ContentAccumulator, Keeping, Pool, Read, Reader};
-use crate::backpressure::{BackpressureStrategy, Pressure};
-use crate::budget::MemoryBudget;
+use crate::stream::backpressure::{BackpressureStrategy, Pressure};
+use crate::accumulator::budget::MemoryBudget;
 
 /// Chunk `n` of a stream, recognisable by its bytes.
 fn chunk(n: usize, len: usize) -> Bytes {

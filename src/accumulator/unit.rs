@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 
 use super::content::StreamChunk;
 use super::pool::Pool;
-use crate::budget::Mark;
+use crate::accumulator::budget::Mark;
 
 /// Bytes before each chunk: its length and its arrival.
 const HEADER: usize = 16;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::content::{self, Content};
 use super::log::{Log, Writer};
 use super::pool::USED;
-use crate::budget::Mark;
+use crate::accumulator::budget::Mark;
 use crate::error::StreamError;
 
 /// A [`ContentAccumulator`](crate::ContentAccumulator) for a single writer: what the layer itself uses for a

@@ -11,7 +11,7 @@ use super::Reading;
 use super::dialect::{Dialect, in_band_error, is_error, latest, sum};
 use super::fields::{Fields, Json, Text, Value, get, read};
 use super::keys::Keys;
-use crate::usage::Usage;
+use crate::meter::usage::Usage;
 
 /// Reads message events, and whole messages.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use super::Reading;
 use super::dialect::{Dialect, latest, sum};
 use super::fields::{Few, Fields, Json, Text, Value, get};
 use super::keys::Keys;
-use crate::usage::Usage;
+use crate::meter::usage::Usage;
 
 /// ConverseStream, whose events the framing names, and whole answers of Converse.
 #[derive(Debug, Default)]

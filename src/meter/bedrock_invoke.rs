@@ -17,7 +17,7 @@ use super::dialect::Dialect;
 use super::fields::{Fields, Json, Text, Value, get};
 use super::keys::Keys;
 use super::openai_chat::OpenAiChat;
-use crate::usage::Usage;
+use crate::meter::usage::Usage;
 
 /// InvokeModelWithResponseStream.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use super::ndjson::NdjsonDecoder;
 use super::speaker::{Speaker, is_json};
 use super::sse::{Item, SseDecoder};
 use super::{Meter, Reading};
-use crate::llm::{Incomplete, Protocol};
+use crate::meter::report::{Incomplete, Protocol};
 
 /// So many blanks at the start of a line are kept until it tells something: a BOM, and one that makes the line none
 /// of an event's. Servers that make their clients wait send empty lines without end.

@@ -11,8 +11,8 @@ use super::Reading;
 use super::dialect::{Dialect, Tool, in_band_error, is_error};
 use super::fields::{Few, Fields, Json, Text, Value, get};
 use super::keys::Keys;
-use crate::llm::InBandError;
-use crate::usage::Usage;
+use crate::meter::report::InBandError;
+use crate::meter::usage::Usage;
 
 /// Version 2: events named by `type`.
 #[derive(Debug, Default)]

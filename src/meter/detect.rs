@@ -19,7 +19,7 @@ use super::gemini::Gemini;
 use super::ollama::Ollama;
 use super::openai_chat::OpenAiChat;
 use super::openai_responses::OpenAiResponses;
-use crate::llm::Protocol;
+use crate::meter::report::Protocol;
 
 /// The reader of a protocol's events; `None` for protocols without any.
 pub(super) fn dialect(protocol: &Protocol) -> Option<Box<dyn Dialect>> {

@@ -4,7 +4,7 @@ use serde::de::MapAccess;
 
 use super::Reading;
 use super::fields::{Fields, Text, Value, get};
-use crate::llm::InBandError;
+use crate::meter::report::InBandError;
 
 /// Reads the events of one protocol. It is given whole events: the framing has been undone.
 pub(super) trait Dialect: Send {

@@ -2,10 +2,10 @@
 
 #[cfg(test)]
 mod tests;
-#[cfg(feature = "estimate")]
+#[cfg(feature = "llm-estimate")]
 mod tokens;
 
-#[cfg(feature = "estimate")]
+#[cfg(feature = "llm-estimate")]
 pub use self::tokens::TokenEstimator;
 use super::Found;
 

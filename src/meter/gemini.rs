@@ -14,7 +14,7 @@ use super::Reading;
 use super::dialect::{Dialect, in_band_error, is_error, sum};
 use super::fields::{Few, Fields, Json, Text, Value, get};
 use super::keys::Keys;
-use crate::usage::Usage;
+use crate::meter::usage::Usage;
 
 /// Reads chunks.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use super::Reading;
 use super::grpc::GrpcDecoder;
-use crate::llm::{InBandError, Incomplete, Protocol};
+use crate::meter::report::{InBandError, Incomplete, Protocol};
 
 pub(super) struct GrpcBody {
     decoder: GrpcDecoder,

@@ -9,9 +9,9 @@ use super::estimate::{self, Estimator};
 use super::request::RequestFacts;
 use super::unpack::Unpacker;
 use super::{Meter, Reading};
-use crate::budget::{Mark, MemoryBudget};
-use crate::llm::{InBandError, Incomplete, LlmReport};
-use crate::usage::{Usage, UsageBasis};
+use crate::accumulator::budget::{Mark, MemoryBudget};
+use crate::meter::report::{InBandError, Incomplete, LlmReport};
+use crate::meter::usage::{Usage, UsageBasis};
 
 /// Memory is charged in steps of this size, so that a growing text does not ask for every word.
 const STEP: u64 = 4 * 1024;

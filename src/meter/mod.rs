@@ -43,6 +43,7 @@ mod openai_chat;
 mod openai_delta;
 mod openai_responses;
 mod reading;
+pub(crate) mod report;
 mod request;
 mod scan;
 mod set;
@@ -50,8 +51,9 @@ mod shape;
 mod speaker;
 mod sse;
 mod unpack;
+pub(crate) mod usage;
 
-#[cfg(feature = "estimate")]
+#[cfg(feature = "llm-estimate")]
 pub use self::estimate::TokenEstimator;
 pub use self::estimate::{CharsPerToken, Estimator};
 pub use self::event_stream::{EventStreamDecoder, EventStreamError, EventStreamMessage, EventStreamValue};

@@ -9,7 +9,7 @@ use super::Reading;
 use super::dialect::{Dialect, in_band_error, is_error};
 use super::fields::{Fields, Json, Text, Value};
 use super::keys::Keys;
-use crate::usage::Usage;
+use crate::meter::usage::Usage;
 
 /// Reads the lines of either endpoint.
 #[derive(Debug, Default)]

@@ -14,7 +14,7 @@ use super::dialect::{Dialect, in_band_error, is_error, latest, sum};
 use super::fields::{Few, Fields, Json, Text, Value, get, read};
 use super::keys::Keys;
 use super::openai_delta::Delta;
-use crate::usage::Usage;
+use crate::meter::usage::Usage;
 
 /// Reads chat chunks, and whole answers, which hold the same in one object.
 #[derive(Debug, Default)]

@@ -13,8 +13,8 @@ use super::dialect::{Dialect, in_band_error, is_error, latest};
 use super::fields::{Fields, Json, Text, Value, read};
 use super::keys::Keys;
 use super::reading::Awaits;
-use crate::llm::InBandError;
-use crate::usage::Usage;
+use crate::meter::report::InBandError;
+use crate::meter::usage::Usage;
 
 /// Reads response events, and whole responses.
 #[derive(Debug, Default)]

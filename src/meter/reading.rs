@@ -5,8 +5,8 @@ use std::mem;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::llm::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
-use crate::usage::{Usage, UsageBasis};
+use crate::meter::report::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
+use crate::meter::usage::{Usage, UsageBasis};
 
 /// More choices than any provider serves for one request; the numbers of further ones are not believed.
 const MAX_CHOICES: usize = 128;

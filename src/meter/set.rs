@@ -11,8 +11,8 @@ use super::detect::{self, Hint};
 use super::estimate::Estimator;
 use super::unpack::Unpacker;
 use super::{Meter, Metering, Reading, TextPolicy};
-use crate::budget::MemoryBudget;
-use crate::llm::Protocol;
+use crate::accumulator::budget::MemoryBudget;
+use crate::meter::report::Protocol;
 
 /// What is known of a response before its body, for the choice of a meter.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,7 @@ use super::json::JsonDecoder;
 use super::reading::Piece;
 use super::shape::{Shape, unescaped};
 use super::sse::SseEvent;
-use crate::llm::{InBandError, Protocol};
+use crate::meter::report::{InBandError, Protocol};
 
 /// So many events may go by before one tells the protocol. The first one does, but for pings and the like.
 const PATIENCE: u8 = 64;

@@ -4,18 +4,18 @@
 //! the bytes so far is given to the meter at once. Memory is bounded by the coding's window, and what comes out
 //! by a limit: a few bytes can unpack to gigabytes.
 
-#[cfg(feature = "br")]
+#[cfg(feature = "llm-br")]
 mod brotli;
-#[cfg(feature = "gzip")]
+#[cfg(feature = "llm-gzip")]
 mod flate;
 #[cfg(test)]
 mod tests;
-#[cfg(feature = "zstd")]
+#[cfg(feature = "llm-zstd")]
 mod zstd;
 
 use http::{HeaderMap, header};
 
-use crate::llm::Incomplete;
+use crate::meter::report::Incomplete;
 
 /// What comes out at once.
 const PIECE: usize = 16 * 1024;
@@ -116,13 +116,13 @@ impl Unpacker {
 /// The decoder for a coding, by its name in any case, and the name.
 fn decoder(coding: &str) -> Option<(&'static str, Box<dyn Decode>)> {
     match coding.to_ascii_lowercase().as_str() {
-        #[cfg(feature = "gzip")]
+        #[cfg(feature = "llm-gzip")]
         "gzip" | "x-gzip" => Some(("gzip", Box::new(flate::Gzip::new()))),
-        #[cfg(feature = "gzip")]
+        #[cfg(feature = "llm-gzip")]
         "deflate" => Some(("deflate", Box::new(flate::Deflate::new()))),
-        #[cfg(feature = "br")]
+        #[cfg(feature = "llm-br")]
         "br" => Some(("br", Box::new(brotli::Brotli::new()))),
-        #[cfg(feature = "zstd")]
+        #[cfg(feature = "llm-zstd")]
         "zstd" => Some(("zstd", Box::new(zstd::Zstd::new()?))),
         _ => None,
     }

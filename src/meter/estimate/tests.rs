@@ -1,10 +1,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::budget::MemoryBudget;
-use crate::llm::{Incomplete, Protocol};
+use crate::accumulator::budget::MemoryBudget;
+use crate::meter::report::{Incomplete, Protocol};
 use crate::meter::{Meter, Metering, Reading, RequestFacts, TextPolicy};
-use crate::usage::{Usage, UsageBasis};
+use crate::meter::usage::{Usage, UsageBasis};
 
 /// A token a character, and a thousand more for a model that is known.
 struct OneEach;
@@ -174,7 +174,7 @@ fn characters_weigh_by_their_script() {
     assert_eq!(tokens(&"ひカ한\u{ff0c}😀𠀀".repeat(10)), 60);
 }
 
-#[cfg(feature = "estimate")]
+#[cfg(feature = "llm-estimate")]
 mod with_vocabularies {
     use super::*;
 

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use crate::budget::MemoryBudget;
-use crate::outcome::Outcome;
+use crate::accumulator::budget::MemoryBudget;
+use crate::stream::outcome::Outcome;
 
 /// The state of a layer's accounts: what came in, what was settled, what was delivered.
 ///

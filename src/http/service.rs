@@ -9,10 +9,10 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::admission::Shared;
-use crate::body::AccumulatorBody;
-use crate::future::ResponseFuture;
-use crate::request_body::{AsIs, MapRequest};
+use crate::http::admission::Shared;
+use crate::http::body::AccumulatorBody;
+use crate::http::future::ResponseFuture;
+use crate::http::request_body::{AsIs, MapRequest};
 
 /// Makes every response of the service inside it accountable. See the [crate docs](crate).
 ///

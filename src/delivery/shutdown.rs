@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::Dispatcher;
-use crate::stop::StopReason;
+use crate::stream::stop::StopReason;
 
 /// What a shutdown did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

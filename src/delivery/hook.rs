@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::error::BoxError;
-use crate::outcome::Outcome;
-use crate::record::StreamRecord;
+use crate::stream::outcome::Outcome;
+use crate::stream::record::StreamRecord;
 
 /// Does something with the record of each ended stream: bills, audits, caches, alerts.
 ///

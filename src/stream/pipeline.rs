@@ -13,22 +13,22 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::accumulator::{Capture, CaptureWriter, ContentAccumulator, Keeping, Log, Pool};
-use crate::backpressure::{BackpressureStrategy, Pressure, Step, Throttle};
-use crate::budget::MemoryBudget;
-use crate::dispatch::{Config, Dispatcher};
-use crate::ending::Signal;
+use crate::stream::backpressure::{BackpressureStrategy, Pressure, Step, Throttle};
+use crate::accumulator::budget::MemoryBudget;
+use crate::delivery::{Config, Dispatcher};
+use crate::stream::termination::Signal;
 use crate::error::StreamError;
-use crate::guard::{self, Guard};
-use crate::handle::Handle;
+use crate::stream::settle::{self, Guard};
+use crate::delivery::handle::Handle;
 use crate::id::StreamId;
-use crate::limits::TimeLimits;
-use crate::metrics::StreamMetrics;
-use crate::outcome::Outcome;
-use crate::pipeline::{Pipeline, RequestHead, Rules, StreamHandle};
-use crate::retry::RetryPolicy;
-use crate::stop::StopReason;
-use crate::tap::Tap;
-use crate::telemetry;
+use crate::stream::limits::TimeLimits;
+use crate::stream::metrics::StreamMetrics;
+use crate::stream::outcome::Outcome;
+use crate::stream::state::{Pipeline, RequestHead, Rules, StreamHandle};
+use crate::delivery::retry::RetryPolicy;
+use crate::stream::stop::StopReason;
+use crate::stream::tap::Tap;
+use crate::stream::trace;
 
 /// What [`StreamPipeline::new`] keeps: as much as the layer does by default.
 const MAX_SIZE: usize = 1024 * 1024;
@@ -339,11 +339,11 @@ impl StreamPipelineBuilder {
         let log = Arc::new(Log::limited(self.max_size as u64));
         let token = self.token.as_ref().unwrap_or(dispatcher.token());
         let id = StreamId::new();
-        let span = telemetry::stream(id, &self.method, self.uri.path());
+        let span = trace::stream(id, &self.method, self.uri.path());
         let rules = Arc::new(self.rules(pool));
         let head = RequestHead { method: self.method, uri: self.uri, version: Version::default() };
         let pipeline = Pipeline::without_head(id, &rules, head, &log, token, span);
-        let guard = guard::open(dispatcher, pipeline, slot, |_| Some(context));
+        let guard = settle::open(dispatcher, pipeline, slot, |_| Some(context));
 
         let (sender, waiting) = flume::bounded(self.buffer_limit);
         let advanced = Arc::new(Advanced::default());
@@ -429,7 +429,7 @@ impl Shared {
         }
     }
 
-    /// Does to this producer what [`Gate`](crate::gate::Gate) does to a body; there may be several at once.
+    /// Does to this producer what [`Gate`](crate::stream::throttle::Gate) does to a body; there may be several at once.
     async fn wait_for_readers(&self) -> Result<(), StreamError> {
         let pipeline = self.guard.pipeline();
         let pressure = pipeline.pressure();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::id::StreamId;
-use crate::record::{Account, StreamRecord};
+use crate::stream::record::{Account, StreamRecord};
 
 /// A record that a hook did not take in any of its attempts.
 pub struct DeadLetter<C = ()> {

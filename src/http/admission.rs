@@ -7,13 +7,13 @@ use http::Request;
 use http::request::Parts;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
-use crate::body::{Check, OnChunk, Tee};
-use crate::budget::Mark;
-use crate::dispatch::Dispatcher;
-use crate::guard::{self, Guard};
+use crate::http::body::{Check, OnChunk, Tee};
+use crate::accumulator::budget::Mark;
+use crate::delivery::Dispatcher;
+use crate::stream::settle::{self, Guard};
 use crate::id::StreamId;
-use crate::pipeline::{Pipeline, RequestHead, Rules};
-use crate::telemetry;
+use crate::stream::state::{Pipeline, RequestHead, Rules};
+use crate::stream::trace;
 
 /// What a call does when all `max_in_flight` slots are taken, or the memory budget is used up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,14 +70,14 @@ impl<C: Send + Sync + 'static> Shared<C> {
     pub(crate) fn open<B>(&self, request: Request<B>, slot: OwnedSemaphorePermit) -> (Request<B>, Guard) {
         let (mut parts, body) = request.into_parts();
         let id = StreamId::new();
-        let span = telemetry::stream(id, &parts.method, parts.uri.path());
+        let span = trace::stream(id, &parts.method, parts.uri.path());
         let head =
             RequestHead { method: parts.method.clone(), uri: parts.uri.clone(), version: parts.version };
         let pipeline = Pipeline::new(id, &self.rules, head, self.dispatcher.token(), span.clone());
-        let guard = guard::open(&self.dispatcher, pipeline, slot, |handle| {
+        let guard = settle::open(&self.dispatcher, pipeline, slot, |handle| {
             parts.extensions.insert(handle);
             catch_unwind(AssertUnwindSafe(|| (self.context)(&parts)))
-                .inspect_err(|_| telemetry::callback_panicked(Some(&span), "context"))
+                .inspect_err(|_| trace::callback_panicked(Some(&span), "context"))
                 .ok()
         });
         (Request::from_parts(parts, body), guard)

@@ -5,7 +5,7 @@
 use std::fmt::Display;
 
 use crate::id::StreamId;
-use crate::outcome::Outcome;
+use crate::stream::outcome::Outcome;
 
 /// The span of one stream.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::pipeline::{Pipeline, StreamHandle};
+use crate::stream::state::{Pipeline, StreamHandle};
 
 /// What a layer makes of the bodies of requests: nothing ([`AsIs`]), or bodies that are read as they stream
 /// through ([`CaptureRequest`]).

@@ -16,14 +16,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::audit::{Count, HookAudit};
-use super::dead_letter::{DeadLetter, DeadLetters};
+use super::dead_letters::{DeadLetter, DeadLetters};
 use crate::error::{BoxError, StreamError};
-use crate::hook::ErasedHook;
+use crate::delivery::hook::ErasedHook;
 use crate::id::StreamId;
-use crate::outcome::Outcome;
-use crate::record::{Account, StreamRecord};
-use crate::retry::RetryPolicy;
-use crate::telemetry;
+use crate::stream::outcome::Outcome;
+use crate::stream::record::{Account, StreamRecord};
+use crate::delivery::retry::RetryPolicy;
+use crate::stream::trace;
 
 /// What all lanes of a dispatcher share.
 pub(super) struct Rules<C> {
@@ -132,7 +132,7 @@ impl<C: Send + Sync + 'static> Lane<C> {
         self.shared.owed.up();
         self.put(Delivery { account, attempts: 0, round: 0, _slot: Some(slot) });
         if !self.is_running() {
-            telemetry::undelivered(&self.shared.name, self.queued());
+            trace::undelivered(&self.shared.name, self.queued());
         }
     }
 
@@ -232,11 +232,11 @@ impl<C: Send + Sync + 'static> Shared<C> {
                 && self.pause(delay).await
             {
                 self.retried.up();
-                telemetry::retrying(span, &self.name, attempts, &text);
+                trace::retrying(span, &self.name, attempts, &text);
                 continue;
             }
             in_hand.delivery = None;
-            telemetry::dead_letter(span, &self.name, attempts, &text);
+            trace::dead_letter(span, &self.name, attempts, &text);
             self.bury(account, attempts, text);
             return;
         }
@@ -268,13 +268,13 @@ impl<C: Send + Sync + 'static> Shared<C> {
             DeadLetter { account, hook: Arc::clone(&self.name), error, attempts, at: SystemTime::now() };
         let copy = letter.clone();
         if let Some(evicted) = self.dead_letters.push(letter) {
-            telemetry::dead_letter_evicted(evicted.id(), &self.name);
+            trace::dead_letter_evicted(evicted.id(), &self.name);
         }
         self.leave(&self.dead_lettered);
         if let Some(callback) = &self.rules.on_dead_letter {
             let call = AssertUnwindSafe(|| callback(&copy));
             if std::panic::catch_unwind(call).is_err() {
-                telemetry::callback_panicked(Some(copy.account.pipeline.span()), "on_dead_letter");
+                trace::callback_panicked(Some(copy.account.pipeline.span()), "on_dead_letter");
             }
         }
     }
@@ -307,7 +307,7 @@ impl<C> Drop for Running<C> {
         let lane = &self.0;
         let last = lane.running.fetch_sub(1, SeqCst) == 1;
         if last && lane.queued.get() > 0 {
-            telemetry::undelivered(&lane.name, lane.queued.get());
+            trace::undelivered(&lane.name, lane.queued.get());
         }
     }
 }

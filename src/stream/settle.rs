@@ -6,15 +6,15 @@ use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::dispatch::Dispatcher;
-use crate::ending::{GrpcStatus, Signal, decide};
+use crate::delivery::Dispatcher;
+use crate::stream::termination::{GrpcStatus, Signal, decide};
 use crate::error::StreamError;
-use crate::findings::{Ended, Findings};
+use crate::stream::findings::{Ended, Findings};
 use crate::meter::Metering;
-use crate::outcome::Outcome;
-use crate::pipeline::{Pipeline, Settle, Settled, StreamHandle};
-use crate::record::Account;
-use crate::telemetry;
+use crate::stream::outcome::Outcome;
+use crate::stream::state::{Pipeline, Settle, Settled, StreamHandle};
+use crate::stream::record::Account;
+use crate::stream::trace;
 
 /// What a stream needs for its record, until it is taken for that.
 struct Open<C> {
@@ -81,7 +81,7 @@ impl<C: Send + Sync + 'static> Settle for Exchange<C> {
             (None, error) => error.cloned(),
         };
         let metrics = pipeline.metrics().freeze();
-        telemetry::ended(pipeline.span(), &verdict.outcome, verdict.evidence, metrics.bytes());
+        trace::ended(pipeline.span(), &verdict.outcome, verdict.evidence, metrics.bytes());
         if verdict.outcome != Outcome::Completed {
             pipeline.fire_token();
         }

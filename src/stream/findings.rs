@@ -4,12 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::accumulator::Content;
-use crate::llm::LlmReport;
+use crate::meter::report::LlmReport;
 use crate::meter::{Charge, Found, MeterSet, Metering, RequestFacts};
-use crate::outcome::Outcome;
-use crate::pipeline::Pipeline;
-use crate::telemetry;
-use crate::usage::Usage;
+use crate::stream::outcome::Outcome;
+use crate::stream::state::Pipeline;
+use crate::stream::trace;
+use crate::meter::usage::Usage;
 
 /// What was found in a stream. Everything is made once, on first use.
 pub(crate) struct Findings {
@@ -78,7 +78,7 @@ impl Findings {
         let estimator = set.filter(|_| stream.is_billed(metering.is_some())).and_then(MeterSet::estimator);
         // The meter is dropped here: that, too, is the user's code.
         catch_unwind(AssertUnwindSafe(|| Found::new(metering, request, estimator)))
-            .inspect_err(|_| telemetry::callback_panicked(Some(stream.pipeline.span()), "meter"))
+            .inspect_err(|_| trace::callback_panicked(Some(stream.pipeline.span()), "meter"))
             .ok()
     }
 }

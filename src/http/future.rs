@@ -14,13 +14,13 @@ use pin_project_lite::pin_project;
 use tokio::sync::OwnedSemaphorePermit;
 use tower_service::Service;
 
-use crate::admission::Shared;
-use crate::body::{AccumulatorBody, Tee};
-use crate::ending::Signal;
+use crate::http::admission::Shared;
+use crate::http::body::{AccumulatorBody, Tee};
+use crate::stream::termination::Signal;
 use crate::error::StreamError;
-use crate::guard::Guard;
-use crate::pipeline::ResponseHead;
-use crate::request_body::{AsIs, MapRequest};
+use crate::stream::settle::Guard;
+use crate::stream::state::ResponseHead;
+use crate::http::request_body::{AsIs, MapRequest};
 
 pin_project! {
     /// The response future of [`StreamingAccumulator`](crate::StreamingAccumulator).

@@ -15,11 +15,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::Streams;
-use crate::ending::Signal;
+use crate::stream::termination::Signal;
 use crate::error::StreamError;
 use crate::id::StreamId;
-use crate::limits::TimeLimits;
-use crate::pipeline::{Pipeline, Stage};
+use crate::stream::limits::TimeLimits;
+use crate::stream::state::{Pipeline, Stage};
 
 /// Looks within the shortest limit. What happened between two looks is taken to have happened at the
 /// second, so a limit is noticed up to two of them late.

@@ -15,18 +15,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::accumulator::{CaptureWriter, Capturing, Content, Keeping, Log};
-use crate::backpressure::Pressure;
-use crate::ending::{Facts, Signal};
+use crate::stream::backpressure::Pressure;
+use crate::stream::termination::{Facts, Signal};
 use crate::error::StreamError;
 use crate::id::StreamId;
-use crate::limits::TimeLimits;
+use crate::stream::limits::TimeLimits;
 use crate::meter::{AnswerHead, Metering};
-use crate::metered::{Metered, Meters};
-use crate::metrics::StreamMetrics;
-use crate::outcome::{Evidence, Outcome};
-use crate::stop::StopReason;
-use crate::telemetry::{self, Span};
-use crate::watch::Watch;
+use crate::stream::meters::{Metered, Meters};
+use crate::stream::metrics::StreamMetrics;
+use crate::stream::outcome::{Evidence, Outcome};
+use crate::stream::stop::StopReason;
+use crate::stream::trace::{self, Span};
+use crate::stream::notify::Watch;
 
 /// The core of one stream. Written by the one task that polls it, read by any.
 pub(crate) struct Pipeline {
@@ -219,7 +219,7 @@ impl Pipeline {
         let RequestHead { method, uri, .. } = &self.request;
         let answer = AnswerHead { method, uri, status: head.status, headers: &head.headers };
         catch_unwind(AssertUnwindSafe(|| set.open(&answer, &meters.budget))).unwrap_or_else(|_| {
-            telemetry::callback_panicked(Some(&self.span), "meter");
+            trace::callback_panicked(Some(&self.span), "meter");
             None
         })
     }
@@ -372,7 +372,7 @@ impl Pipeline {
         self.capture.snapshot(pulled)
     }
 
-    /// The facts as they stand, for [`decide`](crate::ending::decide).
+    /// The facts as they stand, for [`decide`](crate::stream::termination::decide).
     pub(crate) fn facts(&self, signal: Signal) -> Facts {
         let (stage, head) = (self.stage(), self.head());
         let panicked = stage.has(Stage::PANICKED);

@@ -42,9 +42,9 @@
 //! of a stop, which then has no reason. A panic of the inner body stays one: it is the graver fault.
 
 use crate::error::StreamError;
-use crate::llm::InBandError;
-use crate::outcome::{EndedBy, Evidence, Outcome, Phase};
-use crate::stop::StopReason;
+use crate::meter::report::InBandError;
+use crate::stream::outcome::{EndedBy, Evidence, Outcome, Phase};
+use crate::stream::stop::StopReason;
 
 /// What made somebody ask how the stream ended.
 #[derive(Clone, Debug)]

@@ -10,8 +10,11 @@
 //! queued.
 
 mod audit;
-mod dead_letter;
-mod lane;
+mod dead_letters;
+pub(crate) mod handle;
+pub(crate) mod hook;
+mod queue;
+pub(crate) mod retry;
 mod shutdown;
 mod watchdog;
 
@@ -26,18 +29,18 @@ use tokio_util::sync::CancellationToken;
 
 use self::audit::Counts;
 pub use self::audit::{Audit, HookAudit};
-pub use self::dead_letter::DeadLetter;
-pub(crate) use self::lane::OnDeadLetter;
-use self::lane::{Lane, Rules};
+pub use self::dead_letters::DeadLetter;
+pub(crate) use self::queue::OnDeadLetter;
+use self::queue::{Lane, Rules};
 pub use self::shutdown::ShutdownReport;
 use self::watchdog::Watchdog;
-use crate::budget::MemoryBudget;
-use crate::hook::ErasedHook;
+use crate::accumulator::budget::MemoryBudget;
+use crate::delivery::hook::ErasedHook;
 use crate::id::StreamId;
-use crate::limits::TimeLimits;
-use crate::pipeline::{Settle, StreamHandle};
-use crate::record::Account;
-use crate::retry::RetryPolicy;
+use crate::stream::limits::TimeLimits;
+use crate::stream::state::{Settle, StreamHandle};
+use crate::stream::record::Account;
+use crate::delivery::retry::RetryPolicy;
 
 /// The numbers that a dispatcher is made with.
 pub(crate) struct Config<C> {

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dispatch::{Audit, DeadLetter, Dispatcher, ShutdownReport};
+use crate::delivery::{Audit, DeadLetter, Dispatcher, ShutdownReport};
 use crate::id::StreamId;
-use crate::pipeline::StreamHandle;
+use crate::stream::state::StreamHandle;
 
 /// Watches, steers and shuts down a [`StreamingAccumulatorLayer`](crate::StreamingAccumulatorLayer).
 ///

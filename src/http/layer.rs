@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use crate::admission::Shared;
-use crate::handle::Handle;
-use crate::request_body::AsIs;
-use crate::service::StreamingAccumulator;
+use crate::http::admission::Shared;
+use crate::delivery::handle::Handle;
+use crate::http::request_body::AsIs;
+use crate::http::service::StreamingAccumulator;
 
 /// The layer. See the [crate docs](crate).
 ///

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::accumulator::CaptureWriter;
-use crate::backpressure::{Step, Throttle};
+use crate::stream::backpressure::{Step, Throttle};
 use crate::error::StreamError;
-use crate::pipeline::{Pipeline, Stage};
+use crate::stream::state::{Pipeline, Stage};
 
 /// Waits shorter than this are not waited for, but saved up: it is how finely tokio's timer measures.
 const FINEST: Duration = Duration::from_millis(1);

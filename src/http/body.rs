@@ -11,7 +11,7 @@
 //! settles the stream, and then these bytes no longer count. Without a meter all this is one branch.
 //!
 //! How the stream ended is not decided here. The body reports what it saw: the end (`None`), trailers, an
-//! error, or, through its guard, that it was dropped. [`crate::ending`] has the rules.
+//! error, or, through its guard, that it was dropped. [`crate::stream::termination`] has the rules.
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,13 +25,13 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::accumulator::CaptureWriter;
-use crate::ending::Signal;
+use crate::stream::termination::Signal;
 use crate::error::{BoxError, StreamError};
-use crate::gate::Gate;
-use crate::guard::Guard;
-use crate::pipeline::{Pipeline, Stage, StreamHandle};
-use crate::stop::StopReason;
-use crate::telemetry;
+use crate::stream::throttle::Gate;
+use crate::stream::settle::Guard;
+use crate::stream::state::{Pipeline, Stage, StreamHandle};
+use crate::stream::stop::StopReason;
+use crate::stream::trace;
 
 /// Called with each chunk before it goes on.
 pub(crate) type OnChunk = dyn Fn(&Bytes, &StreamHandle) -> ControlFlow<StopReason> + Send + Sync;
@@ -339,7 +339,7 @@ impl Check {
         };
         let call = AssertUnwindSafe(|| on_chunk(chunk, handle));
         catch_unwind(call).unwrap_or_else(|_| {
-            telemetry::callback_panicked(None, "on_chunk");
+            trace::callback_panicked(None, "on_chunk");
             self.on_chunk = None;
             ControlFlow::Continue(())
         })

@@ -13,23 +13,23 @@ use http::request::Parts;
 use tokio::sync::Semaphore;
 
 use crate::accumulator::{Archivist, Capture, Keeping, Pool};
-use crate::admission::{MakeContext, Shared, WhenFull};
-use crate::backpressure::{BackpressureStrategy, Pressure};
-use crate::body::OnChunk;
-use crate::budget::MemoryBudget;
-use crate::dispatch::{Config, DeadLetter, Dispatcher, OnDeadLetter};
+use crate::http::admission::{MakeContext, Shared, WhenFull};
+use crate::stream::backpressure::{BackpressureStrategy, Pressure};
+use crate::http::body::OnChunk;
+use crate::accumulator::budget::MemoryBudget;
+use crate::delivery::{Config, DeadLetter, Dispatcher, OnDeadLetter};
 use crate::error::ConfigError;
-use crate::hook::{ErasedHook, ForAll, ForSome, IntoHookResult, StreamHook};
-use crate::layer::StreamingAccumulatorLayer;
-use crate::limits::TimeLimits;
+use crate::delivery::hook::{ErasedHook, ForAll, ForSome, IntoHookResult, StreamHook};
+use crate::http::layer::StreamingAccumulatorLayer;
+use crate::stream::limits::TimeLimits;
 use crate::meter::MeterSet;
-use crate::metered::Meters;
-use crate::outcome::Outcome;
-use crate::pipeline::{Rules, StreamHandle};
-use crate::record::StreamRecord;
-use crate::request_body::{AsIs, CaptureRequest};
-use crate::retry::RetryPolicy;
-use crate::stop::StopReason;
+use crate::stream::meters::Meters;
+use crate::stream::outcome::Outcome;
+use crate::stream::state::{Rules, StreamHandle};
+use crate::stream::record::StreamRecord;
+use crate::http::request_body::{AsIs, CaptureRequest};
+use crate::delivery::retry::RetryPolicy;
+use crate::stream::stop::StopReason;
 
 /// Builds a [`StreamingAccumulatorLayer`].
 ///

@@ -10,9 +10,9 @@ use futures_util::Stream;
 use tokio::task::coop;
 
 use crate::accumulator::{Read, Reader, StreamChunk};
-use crate::outcome::Outcome;
-use crate::pipeline::{Pipeline, StreamHandle};
-use crate::watch::{Position, Sleeper, Watch};
+use crate::stream::outcome::Outcome;
+use crate::stream::state::{Pipeline, StreamHandle};
+use crate::stream::notify::{Position, Sleeper, Watch};
 
 /// Chunks after which a reader that is waited for looks up the slowest one: what that one has read need not
 /// be kept.

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
 use crate::accumulator::Content;
-use crate::ending::Verdict;
-use crate::findings::{Ended, Findings};
+use crate::stream::termination::Verdict;
+use crate::stream::findings::{Ended, Findings};
 use crate::id::StreamId;
-use crate::llm::LlmReport;
-use crate::metrics::StreamMetrics;
-use crate::outcome::{EndedBy, Evidence, Outcome, Phase};
-use crate::pipeline::Pipeline;
-use crate::stop::StopReason;
-use crate::usage::{Usage, UsageBasis};
+use crate::meter::report::LlmReport;
+use crate::stream::metrics::StreamMetrics;
+use crate::stream::outcome::{EndedBy, Evidence, Outcome, Phase};
+use crate::stream::state::Pipeline;
+use crate::stream::stop::StopReason;
+use crate::meter::usage::{Usage, UsageBasis};
 
 /// The immutable account of an ended stream, handed to hooks.
 ///
