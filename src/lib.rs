@@ -111,44 +111,36 @@
 
 #[allow(unsafe_code, reason = "confined to blocks and the links between them, and checked by loom")]
 mod accumulator;
-mod delivery;
+mod contain;
 mod error;
-mod http;
 mod id;
-mod meter;
-mod stream;
+mod words;
 
-pub use self::accumulator::{
-    Capture, Content, ContentAccumulator, ContentReader, ContentWriter, StreamChunk,
+pub mod delivery;
+pub mod http;
+#[cfg(feature = "llm")]
+pub mod meter;
+pub mod stream;
+
+/// What is kept of a stream, and how much.
+pub mod capture {
+    pub use crate::accumulator::{
+        Capture, Content, ContentAccumulator, ContentReader, ContentWriter, MemoryBudget, StreamChunk,
+    };
+}
+
+pub use self::accumulator::{Capture, Content, ContentAccumulator, MemoryBudget, StreamChunk};
+pub use self::delivery::{Audit, Handle, RetryPolicy, ShutdownReport, StreamHook, WhenFull};
+pub use self::error::{BoxError, ConfigError};
+pub use self::http::{
+    AccumulatorBody, BodyError, Builder, Rejected, StreamingAccumulator, StreamingAccumulatorLayer,
 };
-pub use self::http::admission::WhenFull;
-pub use self::stream::backpressure::BackpressureStrategy;
-pub use self::http::body::AccumulatorBody;
-pub use self::accumulator::budget::MemoryBudget;
-pub use self::http::builder::Builder;
-pub use self::delivery::{Audit, DeadLetter, HookAudit, ShutdownReport};
-pub use self::error::{BoxError, ConfigError, StreamError};
-pub use self::http::future::ResponseFuture;
-pub use self::delivery::handle::Handle;
-pub use self::delivery::hook::{IntoHookResult, StreamHook};
-pub use self::id::{ParseStreamIdError, StreamId};
-pub use self::http::layer::StreamingAccumulatorLayer;
-pub use self::meter::report::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
-#[cfg(feature = "llm-estimate")]
-pub use self::meter::TokenEstimator;
-pub use self::meter::{
-    AnswerHead, CharsPerToken, Estimator, EventStreamDecoder, EventStreamError, EventStreamMessage,
-    EventStreamValue, GrpcDecoder, JsonDecoder, Meter, MeterSet, Metering, NdjsonDecoder, Reading,
-    SseDecoder, SseEvent, TextPolicy,
+#[cfg(feature = "llm")]
+pub use self::http::CaptureRequestLayer;
+pub use self::id::StreamId;
+#[cfg(feature = "llm")]
+pub use self::meter::Usage;
+pub use self::stream::{
+    BackpressureStrategy, EndedBy, Evidence, Outcome, Phase, PushError, StopReason, StreamError, StreamHandle,
+    StreamMetrics, StreamPipeline, StreamRecord, Tap,
 };
-pub use self::stream::metrics::StreamMetrics;
-pub use self::stream::outcome::{EndedBy, Evidence, Outcome, Phase};
-pub use self::stream::state::StreamHandle;
-pub use self::stream::record::StreamRecord;
-pub use self::http::request_body::{AsIs, CaptureRequest, MapRequest, RequestBody};
-pub use self::delivery::retry::RetryPolicy;
-pub use self::http::service::StreamingAccumulator;
-pub use self::stream::stop::StopReason;
-pub use self::stream::pipeline::{StreamPipeline, StreamPipelineBuilder};
-pub use self::stream::tap::{Tap, WorkGroup};
-pub use self::meter::usage::{Usage, UsageBasis};

@@ -21,7 +21,6 @@ use super::content::Part;
 use super::log::{Log, Rules};
 use super::pool::Pool;
 use super::unit::{Packing, SpillFile, Unit};
-use crate::stream::trace;
 
 /// Bytes of a unit: pieces of this size are written as fast as the kernel takes them, and compress as
 /// well as larger ones.
@@ -35,7 +34,7 @@ const AHEAD: u64 = 1024 * 1024;
 
 /// How a layer's archives are kept, and the thread that works for them.
 #[derive(Debug)]
-pub(crate) struct Archivist {
+pub(crate) struct SpillWorker {
     /// Bytes of content from which a stream is spilled.
     pub(crate) spill_after: Option<u64>,
     directory: PathBuf,
@@ -46,7 +45,7 @@ pub(crate) struct Archivist {
 /// The head of one stream: its log, and what was moved out of that.
 #[derive(Debug)]
 pub(crate) struct Archive {
-    archivist: Arc<Archivist>,
+    archivist: Arc<SpillWorker>,
     pool: Arc<Pool>,
     log: Log,
     moved: Mutex<Moved>,
@@ -73,9 +72,9 @@ struct Moved {
     error: Option<Arc<str>>,
 }
 
-// === impl Archivist ===
+// === impl SpillWorker ===
 
-impl Archivist {
+impl SpillWorker {
     /// Looks whether `spill`'s directory can be written to, and starts the thread. `jobs` is how many streams
     /// there may be.
     pub(crate) fn start(spill: Option<(u64, PathBuf)>, compress: bool, jobs: usize) -> io::Result<Arc<Self>> {
@@ -101,7 +100,7 @@ impl Archivist {
 // === impl Archive ===
 
 impl Archive {
-    pub(super) fn new(archivist: &Arc<Archivist>, pool: &Arc<Pool>, limit: u64) -> Self {
+    pub(super) fn new(archivist: &Arc<SpillWorker>, pool: &Arc<Pool>, limit: u64) -> Self {
         Self {
             archivist: Arc::clone(archivist),
             pool: Arc::clone(pool),
@@ -191,7 +190,6 @@ impl Archive {
 
     /// Moves nothing any more. What is in the log stays there.
     pub(super) fn fail(&self, error: &str) {
-        trace::spill_failed(error);
         self.moved().error.get_or_insert_with(|| error.into());
         self.has_failed.store(true, Release);
         self.body.wake();

@@ -11,13 +11,12 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use super::archive::{Archive, Archivist};
+use super::archive::{Archive, SpillWorker};
 use super::block::Block;
 use super::capture::Capture;
 use super::content::{Content, Piece};
 use super::log::{Log, Refused, Rules, Writer};
 use super::pool::Pool;
-use crate::stream::backpressure::Pressure;
 use crate::accumulator::budget::Mark;
 
 /// Bytes of the tail that a stream keeps in place of its head while memory is short.
@@ -30,21 +29,20 @@ const FOR_TAPS: u64 = 64 * 1024;
 const READABLE: u64 = 1024 * 1024;
 
 /// What the accumulators of a layer's streams are made by.
-#[derive(Debug)]
-pub(crate) struct Keeping {
+#[derive(Clone, Debug)]
+pub(crate) struct BufferConfig {
     pub(crate) capture: Capture,
     pub(crate) pool: Arc<Pool>,
-    /// Its `buffer_limit` is also how many chunks stay readable for a tap that is behind and not waited for, if
-    /// they are not too large.
-    pub(crate) pressure: Pressure,
+    pub(crate) buffer_limit: u64,
+    pub(crate) drops_oldest: bool,
     /// Who moves content out of memory, where that is wanted.
-    pub(crate) archivist: Option<Arc<Archivist>>,
+    pub(crate) spill: Option<Arc<SpillWorker>>,
 }
 
 /// The accumulator of one stream.
 #[derive(Debug)]
-pub(crate) struct Capturing {
-    keeping: Arc<Keeping>,
+pub(crate) struct StreamBuffer {
+    keeping: Arc<BufferConfig>,
     head: Head,
     live: OnceLock<Box<Log>>,
     /// Bytes of the live log that are part of the content.
@@ -57,9 +55,9 @@ pub(crate) struct Capturing {
     needed: AtomicU64,
 }
 
-/// The writing end of a [`Capturing`], for the one task that polls the body.
+/// The writing end of a [`StreamBuffer`], for the one task that polls the body.
 #[derive(Debug, Default)]
-pub(crate) struct CaptureWriter {
+pub(crate) struct BufferWriter {
     writer: Writer,
     place: Place,
 }
@@ -87,14 +85,20 @@ enum Place {
     Nowhere,
 }
 
-// === impl Capturing ===
+impl BufferConfig {
+    pub(crate) fn in_memory(capture: Capture, pool: Arc<Pool>, buffer_limit: u64, drops_oldest: bool) -> Self {
+        Self { capture, pool, buffer_limit, drops_oldest, spill: None }
+    }
+}
 
-impl Capturing {
-    pub(crate) fn new(keeping: &Arc<Keeping>) -> Self {
+// === impl StreamBuffer ===
+
+impl StreamBuffer {
+    pub(crate) fn new(keeping: &Arc<BufferConfig>) -> Self {
         let (head, keep) = keeping.capture.limits();
         Self {
             keeping: Arc::clone(keeping),
-            head: match &keeping.archivist {
+            head: match &keeping.spill {
                 _ if head == 0 => Head::None,
                 None => Head::Plain(Log::limited(head)),
                 Some(archivist) => Head::Archived(Arc::new(Archive::new(archivist, &keeping.pool, head))),
@@ -109,19 +113,19 @@ impl Capturing {
     }
 
     /// As [`new`](Self::new), with `log` for a head.
-    pub(crate) fn into(keeping: &Arc<Keeping>, log: &Arc<Log>) -> Self {
+    pub(crate) fn into(keeping: &Arc<BufferConfig>, log: &Arc<Log>) -> Self {
         let capturing = Self::new(keeping);
         Self { head: Head::Shared(Arc::clone(log)), ..capturing }
     }
 
     /// The writing end. There must be one only.
-    pub(crate) fn writer(&self) -> CaptureWriter {
+    pub(crate) fn writer(&self) -> BufferWriter {
         let place = match self.head {
             Head::None if self.keep() > 0 => Place::Tail,
             Head::None => Place::Nowhere,
             _ => Place::Head,
         };
-        CaptureWriter { writer: Writer::default(), place }
+        BufferWriter { writer: Writer::default(), place }
     }
 
     /// Whether somebody reads chunks while the stream runs.
@@ -143,7 +147,7 @@ impl Capturing {
     /// Keeps what is to be kept of `chunk`, which is not empty and arrived `at`, in units of 1,024 ns.
     /// `writer` is the one that was made here.
     #[inline]
-    pub(crate) fn append(&self, writer: &mut CaptureWriter, chunk: &Bytes, at: u64) {
+    pub(crate) fn append(&self, writer: &mut BufferWriter, chunk: &Bytes, at: u64) {
         if !writer.writer.append(chunk, at) {
             self.append_slowly(writer, chunk, at);
         }
@@ -152,7 +156,7 @@ impl Capturing {
     /// Begins to write for taps, where nothing was written so far: the stream stands at so many bytes and
     /// chunks.
     #[cold]
-    pub(crate) fn resume(&self, writer: &mut CaptureWriter, bytes: u64, chunks: u64) {
+    pub(crate) fn resume(&self, writer: &mut BufferWriter, bytes: u64, chunks: u64) {
         let (at_bytes, at_chunks) = writer.writer.end();
         writer.writer.leave(bytes.saturating_sub(at_bytes), chunks.saturating_sub(at_chunks));
         writer.place = Place::Taps;
@@ -160,7 +164,7 @@ impl Capturing {
 
     /// The last tap is gone, and what is written for taps is written for nobody.
     #[cold]
-    pub(crate) fn pause(&self, writer: &mut CaptureWriter) {
+    pub(crate) fn pause(&self, writer: &mut BufferWriter) {
         writer.writer.leave(0, 0);
         writer.place = Place::Nowhere;
         if let Some(live) = self.live.get() {
@@ -169,7 +173,7 @@ impl Capturing {
     }
 
     #[cold]
-    fn append_slowly(&self, writer: &mut CaptureWriter, chunk: &Bytes, at: u64) {
+    fn append_slowly(&self, writer: &mut BufferWriter, chunk: &Bytes, at: u64) {
         let mut chunk = chunk.clone();
         while !chunk.is_empty() {
             match (writer.place, self.head.log()) {
@@ -181,7 +185,7 @@ impl Capturing {
     }
 
     /// What of `chunk` the head did not take.
-    fn append_to_head(&self, writer: &mut CaptureWriter, head: &Log, chunk: Bytes, at: u64) -> Bytes {
+    fn append_to_head(&self, writer: &mut BufferWriter, head: &Log, chunk: Bytes, at: u64) -> Bytes {
         let pool = &self.keeping.pool;
         let appended = writer.writer.append_to(head, pool, Mark::Head, &chunk, at);
         let rest = match appended {
@@ -218,7 +222,7 @@ impl Capturing {
         rest
     }
 
-    fn leave_head(&self, writer: &mut CaptureWriter) {
+    fn leave_head(&self, writer: &mut BufferWriter) {
         writer.writer.leave(0, 0);
         writer.place = match self.keep() {
             1.. => Place::Tail,
@@ -228,18 +232,18 @@ impl Capturing {
     }
 
     /// Of the rest of the stream a short tail is kept, within the capture's limit.
-    fn keep_short(&self, writer: &CaptureWriter) {
+    fn keep_short(&self, writer: &BufferWriter) {
         let (head, tail) = self.keeping.capture.limits();
         let left = head.saturating_add(tail) - writer.writer.end().0;
         self.keep.store(SHORT_TAIL.min(left), Ordering::Relaxed);
     }
 
     /// Has the archive move what it should.
-    fn archive(&self, archive: &Arc<Archive>, writer: &CaptureWriter) {
+    fn archive(&self, archive: &Arc<Archive>, writer: &BufferWriter) {
         let end = writer.writer.end();
         archive.grown(end.0, self.keeping.pool.is_beyond(Mark::Spill));
-        let limit = self.keeping.pressure.buffer_limit;
-        if self.keeping.pressure.drops_oldest() && archive.spills() && archive.lag(end, limit) > limit {
+        let limit = self.keeping.buffer_limit;
+        if self.keeping.drops_oldest && archive.spills() && archive.lag(end, limit) > limit {
             archive.fail("the disk was too slow, and the strategy is not to wait for it");
         }
     }
@@ -255,14 +259,14 @@ impl Capturing {
     }
 
     /// How far the spilled file is behind, in chunks, and has it go on if that is far.
-    pub(crate) fn spill_lag(&self, writer: &CaptureWriter, mark: u64, waker: &Waker) -> u64 {
+    pub(crate) fn spill_lag(&self, writer: &BufferWriter, mark: u64, waker: &Waker) -> u64 {
         let Head::Archived(archive) = &self.head else {
             return 0;
         };
         if !archive.spills() || writer.place != Place::Head {
             return 0;
         }
-        let lag = || archive.lag(writer.writer.end(), self.keeping.pressure.buffer_limit);
+        let lag = || archive.lag(writer.writer.end(), self.keeping.buffer_limit);
         if lag() < mark {
             return 0;
         }
@@ -281,7 +285,7 @@ impl Capturing {
         }
     }
 
-    fn append_to_live(&self, writer: &mut CaptureWriter, chunk: &Bytes, at: u64) {
+    fn append_to_live(&self, writer: &mut BufferWriter, chunk: &Bytes, at: u64) {
         let (watched, keep) = (self.is_watched(), self.keep());
         let live = self
             .live
@@ -314,7 +318,7 @@ impl Capturing {
         live.trim(|bytes_before, chunks_before| {
             let (bytes, chunks) = (end.0 - bytes_before, end.1 - chunks_before);
             let is_read = chunks_before <= needed
-                && (chunks >= self.keeping.pressure.buffer_limit || bytes >= READABLE);
+                && (chunks >= self.keeping.buffer_limit || bytes >= READABLE);
             bytes >= keep && (is_read || !watched)
         });
     }
@@ -380,9 +384,9 @@ impl Head {
     }
 }
 
-// === impl CaptureWriter ===
+// === impl BufferWriter ===
 
-impl CaptureWriter {
+impl BufferWriter {
     /// Whether chunks are written whether there are taps or not.
     #[inline]
     pub(crate) fn keeps(&self) -> bool {

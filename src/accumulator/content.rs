@@ -16,7 +16,6 @@ use tokio_util::io::StreamReader;
 use super::archive::Archive;
 use super::block::{Block, Chain, Cursor, Entry, Found};
 use super::unit::Unit;
-use crate::stream::trace;
 
 /// What an accumulator kept of a stream: a snapshot that never changes.
 ///
@@ -142,7 +141,7 @@ impl Content {
             match run.copy_to(&mut all) {
                 Ok(()) => {}
                 Err(error) => {
-                    trace::unreadable(&error);
+                    let _ = error;
                     break;
                 }
             }
@@ -176,7 +175,7 @@ impl Content {
             Run::Part(part) => Ok((None, Some(part.into_chunks()))),
             Run::Unit(unit, most) => unit.load(most).map(|chunks| (Some(chunks.into_iter()), None)),
         });
-        let read = runs.map_while(|run| run.inspect_err(trace::unreadable).ok());
+        let read = runs.map_while(|run| run.ok());
         read.flat_map(|(loaded, chunks)| loaded.into_iter().flatten().chain(chunks.into_iter().flatten()))
     }
 

@@ -34,6 +34,8 @@
 mod archive;
 mod block;
 pub(crate) mod budget;
+pub use self::budget::MemoryBudget;
+pub(crate) use self::budget::Mark;
 mod capture;
 mod capturing;
 mod content;
@@ -57,11 +59,11 @@ use bytes::Bytes;
 use self::content::Piece;
 pub(crate) use self::log::Log;
 use self::log::Writers;
-use crate::error::StreamError;
+use crate::stream::error::StreamError;
 
-pub(crate) use self::archive::Archivist;
+pub(crate) use self::archive::SpillWorker;
 pub use self::capture::Capture;
-pub(crate) use self::capturing::{CaptureWriter, Capturing, Keeping};
+pub(crate) use self::capturing::{BufferWriter, StreamBuffer, BufferConfig};
 pub use self::content::{Content, StreamChunk};
 pub(crate) use self::pool::Pool;
 pub(crate) use self::reader::{Read, Reader};

@@ -56,6 +56,10 @@ impl Pool {
         Self { sizes: std::array::from_fn(queue), budget, is_zeroed }
     }
 
+    pub(crate) fn shared() -> Arc<Self> {
+        Arc::clone(&USED)
+    }
+
     /// Whether it is short of memory, so that what can be moved out of it should be.
     pub(crate) fn is_beyond(&self, mark: Mark) -> bool {
         self.budget.as_ref().is_some_and(|budget| budget.is_beyond(mark))

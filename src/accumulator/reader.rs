@@ -3,10 +3,10 @@
 use std::sync::{Arc, Weak};
 
 use super::block::{Block, Cursor, Entry, Found};
-use super::capturing::Capturing;
+use super::capturing::StreamBuffer;
 use super::content::StreamChunk;
 
-/// Reads the chunks of a [`Capturing`] one by one, from the first that is kept.
+/// Reads the chunks of a [`StreamBuffer`] one by one, from the first that is kept.
 ///
 /// It keeps nothing alive: what is trimmed before it was read is missed, and counted.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(crate) enum Read {
 impl Reader {
     /// At the first chunk that is kept, or, where none is, at what comes behind the `chunks` so far: a count
     /// from before this call.
-    pub(crate) fn new(capturing: &Capturing, chunks: u64) -> Self {
+    pub(crate) fn new(capturing: &StreamBuffer, chunks: u64) -> Self {
         let mut reader = Self { block: Weak::new(), cursor: Cursor::default(), index: chunks };
         if let Some(first) = capturing.firsts().iter().flatten().next() {
             reader.index = first.first();
@@ -47,7 +47,7 @@ impl Reader {
     }
 
     /// Chunks that are written and not read.
-    pub(crate) fn lag(&self, capturing: &Capturing) -> u64 {
+    pub(crate) fn lag(&self, capturing: &StreamBuffer) -> u64 {
         let [head, live] = capturing.firsts();
         let here = self.block.upgrade();
         let mut end = capturing.lost();
@@ -59,12 +59,12 @@ impl Reader {
     }
 
     /// The next chunk, or how many were missed before it.
-    pub(crate) fn read(&mut self, capturing: &Capturing) -> Read {
+    pub(crate) fn read(&mut self, capturing: &StreamBuffer) -> Read {
         self.step(capturing, |chunk| Some(StreamChunk::new(chunk.bytes(), chunk.at())))
     }
 
     /// Passes over chunks that are more than `lag` behind the last one; how many.
-    pub(crate) fn skip_to(&mut self, capturing: &Capturing, lag: u64) -> u64 {
+    pub(crate) fn skip_to(&mut self, capturing: &StreamBuffer, lag: u64) -> u64 {
         let excess = self.lag(capturing).saturating_sub(lag);
         let (before, target) = (self.index, self.index + excess);
         while self.index < target && self.step(capturing, |_| None) != Read::Nothing {}
@@ -72,7 +72,7 @@ impl Reader {
     }
 
     /// One chunk further. What is not made of it is reported as missed.
-    fn step(&mut self, capturing: &Capturing, make: impl Fn(Found<'_>) -> Option<StreamChunk>) -> Read {
+    fn step(&mut self, capturing: &StreamBuffer, make: impl Fn(Found<'_>) -> Option<StreamChunk>) -> Read {
         loop {
             let Some(block) = self.block.upgrade() else {
                 match self.go_to_first(capturing) {
@@ -109,14 +109,14 @@ impl Reader {
     }
 
     /// Passes over chunks that found no room, where nothing came behind them yet.
-    fn miss_lost(&mut self, capturing: &Capturing) -> Read {
+    fn miss_lost(&mut self, capturing: &StreamBuffer) -> Read {
         let missed = capturing.lost().saturating_sub(self.index);
         self.index += missed;
         if missed > 0 { Read::Missed(missed) } else { Read::Nothing }
     }
 
     /// Goes to the first block that is kept of what it has not read; how many chunks are missed by that.
-    fn go_to_first(&mut self, capturing: &Capturing) -> Option<u64> {
+    fn go_to_first(&mut self, capturing: &StreamBuffer) -> Option<u64> {
         let firsts = capturing.firsts();
         let first = firsts.iter().flatten().find(|block| block.first() >= self.index)?;
         Some(self.go_to(first))

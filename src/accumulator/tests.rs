@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Capture, CaptureWriter, Capturing, Content, ContentAccumulator, Keeping, Pool, Read, Reader};
+use super::{Capture, BufferWriter, StreamBuffer, Content, ContentAccumulator, BufferConfig, Pool, Read, Reader};
 use crate::stream::backpressure::{BackpressureStrategy, Pressure};
 use crate::accumulator::budget::MemoryBudget;
 
@@ -23,14 +23,14 @@ fn chunk(n: usize, len: usize) -> Bytes {
     bytes.into()
 }
 
-fn capturing(capture: Capture, pool: &Arc<Pool>) -> Capturing {
+fn capturing(capture: Capture, pool: &Arc<Pool>) -> StreamBuffer {
     tapped(capture, pool, 64)
 }
 
-fn tapped(capture: Capture, pool: &Arc<Pool>, buffer_limit: u64) -> Capturing {
+fn tapped(capture: Capture, pool: &Arc<Pool>, buffer_limit: u64) -> StreamBuffer {
     let pool = Arc::clone(pool);
     let pressure = Pressure::new(BackpressureStrategy::default(), buffer_limit as usize, 80);
-    Capturing::new(&Arc::new(Keeping { capture, pool, pressure, archivist: None }))
+    StreamBuffer::new(&Arc::new(BufferConfig { capture, pool, pressure, archivist: None }))
 }
 
 fn joined(chunks: &[Bytes]) -> Vec<u8> {
@@ -295,8 +295,8 @@ enum Step {
 
 /// A stream, written as its pipeline does, and beside it what it should be.
 struct Stream {
-    log: Capturing,
-    writer: CaptureWriter,
+    log: StreamBuffer,
+    writer: BufferWriter,
     budget: MemoryBudget,
     head: usize,
     tail: usize,
@@ -640,7 +640,7 @@ proptest! {
 
 /// A stream that several threads read while one writes it.
 struct Raced {
-    log: Capturing,
+    log: StreamBuffer,
     chunks: AtomicU64,
     readers: Mutex<usize>,
     /// What the reader that is waited for has read.

@@ -9,7 +9,7 @@ use super::content::{self, Content};
 use super::log::{Log, Writer};
 use super::pool::USED;
 use crate::accumulator::budget::Mark;
-use crate::error::StreamError;
+use crate::stream::error::StreamError;
 
 /// A [`ContentAccumulator`](crate::ContentAccumulator) for a single writer: what the layer itself uses for a
 /// body, faster because nobody else writes.

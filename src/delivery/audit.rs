@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use crate::accumulator::budget::MemoryBudget;
+use crate::accumulator::MemoryBudget;
 use crate::stream::outcome::Outcome;
 
 /// The state of a layer's accounts: what came in, what was settled, what was delivered.
@@ -19,7 +19,6 @@ pub struct Audit {
     pub(super) opened: u64,
     pub(super) in_flight: u64,
     pub(super) rejected: u64,
-    pub(super) abandoned: u64,
     pub(super) completed: u64,
     pub(super) cancelled: u64,
     pub(super) failed: u64,
@@ -34,7 +33,7 @@ pub struct Audit {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookAudit {
     pub(super) name: Box<str>,
-    pub(super) owed: u64,
+    pub(super) expected: u64,
     pub(super) queued: u64,
     pub(super) delivered: u64,
     pub(super) retried: u64,
@@ -49,7 +48,6 @@ pub(crate) struct Counts {
     opened: AtomicU64,
     in_flight: AtomicU64,
     pub(crate) rejected: Count,
-    pub(crate) abandoned: Count,
     completed: AtomicU64,
     cancelled: AtomicU64,
     failed: AtomicU64,
@@ -88,7 +86,6 @@ impl Counts {
             opened: self.opened.load(SeqCst),
             in_flight: self.in_flight(),
             rejected: self.rejected.get(),
-            abandoned: self.abandoned.get(),
             completed: self.completed.load(SeqCst),
             cancelled: self.cancelled.load(SeqCst),
             failed: self.failed.load(SeqCst),
@@ -156,11 +153,6 @@ impl Audit {
         self.rejected
     }
 
-    /// Calls whose client left while they waited for a slot. They have no record.
-    pub fn abandoned(&self) -> u64 {
-        self.abandoned
-    }
-
     /// Streams settled as `Completed`.
     pub fn completed(&self) -> u64 {
         self.completed
@@ -201,8 +193,8 @@ impl HookAudit {
     }
 
     /// Settled records that this hook is for.
-    pub fn owed(&self) -> u64 {
-        self.owed
+    pub fn expected(&self) -> u64 {
+        self.expected
     }
 
     /// Records that wait for the hook, are with it, or wait for their next attempt.
@@ -225,8 +217,8 @@ impl HookAudit {
         self.dead_lettered
     }
 
-    /// Whether owed = queued + delivered + dead-lettered.
+    /// Whether expected = queued + delivered + dead-lettered.
     pub fn is_balanced(&self) -> bool {
-        self.owed == self.queued + self.delivered + self.dead_lettered
+        self.expected == self.queued + self.delivered + self.dead_lettered
     }
 }

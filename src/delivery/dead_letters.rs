@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::id::StreamId;
-use crate::stream::record::{Account, StreamRecord};
+use crate::stream::record::StreamRecord;
 
 /// A record that a hook did not take in any of its attempts.
 pub struct DeadLetter<C = ()> {
-    pub(super) account: Arc<Account<C>>,
+    pub(super) record: Arc<StreamRecord<C>>,
     pub(super) hook: Arc<str>,
     pub(super) error: Box<str>,
     pub(super) attempts: u32,
@@ -28,12 +28,12 @@ pub(super) struct DeadLetters<C> {
 impl<C> DeadLetter<C> {
     /// The id of the stream.
     pub fn id(&self) -> StreamId {
-        self.account.pipeline.id()
+        self.record.id()
     }
 
     /// The record, as the last attempt had it.
-    pub fn record(&self) -> StreamRecord<C> {
-        StreamRecord::new(Arc::clone(&self.account), self.attempts)
+    pub fn record(&self) -> &Arc<StreamRecord<C>> {
+        &self.record
     }
 
     /// The name of the hook.
@@ -60,7 +60,7 @@ impl<C> DeadLetter<C> {
 impl<C> Clone for DeadLetter<C> {
     fn clone(&self) -> Self {
         Self {
-            account: Arc::clone(&self.account),
+            record: Arc::clone(&self.record),
             hook: Arc::clone(&self.hook),
             error: self.error.clone(),
             attempts: self.attempts,

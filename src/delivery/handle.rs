@@ -1,12 +1,16 @@
 //! The handle by which a layer is watched, steered and shut down.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::delivery::{Audit, DeadLetter, Dispatcher, ShutdownReport};
+use super::audit::Audit;
+use super::dead_letters::DeadLetter;
+use super::dispatcher::Dispatcher;
+use super::shutdown::ShutdownReport;
 use crate::id::StreamId;
-use crate::stream::state::StreamHandle;
+use crate::stream::handle::StreamHandle;
 
 /// Watches, steers and shuts down a [`StreamingAccumulatorLayer`](crate::StreamingAccumulatorLayer).
 ///
@@ -75,6 +79,12 @@ impl<C: Send + Sync + 'static> Handle<C> {
     /// False if there is none.
     pub fn redeliver(&self, id: StreamId) -> bool {
         self.dispatcher.redeliver(id)
+    }
+
+    /// Queues all dead letters again, and returns how many streams they are of.
+    pub fn redeliver_all(&self) -> usize {
+        let ids: BTreeSet<_> = self.dead_letters().iter().map(DeadLetter::id).collect();
+        ids.into_iter().filter(|id| self.redeliver(*id)).count()
     }
 
     /// Whether the shutdown has begun.

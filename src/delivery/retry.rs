@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
-
 use crate::error::ConfigError;
 
 /// How often, and after how long, a failed delivery is tried again.
@@ -76,12 +74,8 @@ impl RetryPolicy {
         if attempt >= self.max_attempts {
             return None;
         }
-        ExponentialBuilder::new()
-            .with_min_delay(self.initial_delay)
-            .with_max_delay(self.max_delay)
-            .with_max_times(self.max_attempts as usize)
-            .build()
-            .nth(attempt as usize - 1)
+        let doublings = 2_u32.checked_pow(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
+        Some(self.initial_delay.saturating_mul(doublings).min(self.max_delay))
     }
 }
 

@@ -1,13 +1,16 @@
 //! Ending a layer without losing a record.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::Dispatcher;
-use crate::stream::stop::StopReason;
+use super::audit::{Audit, HookAudit};
+use super::dispatcher::Dispatcher;
+use crate::stream::stop_reason::StopReason;
+use crate::stream::timer::deadline;
 
 /// What a shutdown did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,33 +71,32 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
     /// See [`Handle::shutdown`](crate::Handle::shutdown).
     pub(crate) async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         let before = self.audit();
-        let deadline = after(Instant::now(), grace);
-        self.close();
+        let until = deadline(Instant::now(), grace);
+        // Admits nothing from now on; calls that wait for a slot are rejected.
+        self.slots.close();
+        self.closing.cancel();
         // The layer may have been built and called outside any runtime: then this is the first one.
         self.start();
 
         let mut cancelled = 0;
-        let drained = timeout_at(deadline, self.drained()).await;
-        if drained.is_err() {
+        if timeout_at(until, self.drained()).await.is_err() {
             for stream in self.streams() {
                 cancelled += u64::from(stream.stop(StopReason::Shutdown));
             }
-            self.rules.hurry.cancel();
-            let last = after(deadline, self.rules.hook_timeout);
+            self.config.last_attempts.cancel();
+            let last = deadline(until, self.config.hook_timeout);
             // What is left at that point is counted below.
             let _ = timeout_at(last, self.drained()).await;
         }
-        self.rules.stop.cancel();
+        self.stop();
 
         let after = self.audit();
-        let sum = |audit: &super::Audit, of: fn(&super::HookAudit) -> u64| -> u64 {
-            audit.hooks().iter().map(of).sum()
-        };
+        let sum = |audit: &Audit, of: fn(&HookAudit) -> u64| -> u64 { audit.hooks().iter().map(of).sum() };
         let grown = |of| sum(&after, of).saturating_sub(sum(&before, of));
         ShutdownReport {
-            delivered: grown(super::HookAudit::delivered),
-            dead_lettered: grown(super::HookAudit::dead_lettered),
-            left: sum(&after, super::HookAudit::queued),
+            delivered: grown(HookAudit::delivered),
+            dead_lettered: grown(HookAudit::dead_lettered),
+            left: sum(&after, HookAudit::queued),
             cancelled,
             in_flight: after.in_flight(),
         }
@@ -102,22 +104,15 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
 
     /// Waits until no stream runs and no record is queued.
     async fn drained(&self) {
-        self.rules.awaited.store(true, SeqCst);
+        self.config.awaited.store(true, SeqCst);
         loop {
-            let moved = self.rules.moved.notified();
-            tokio::pin!(moved);
-            // Enabled before the look at the counts, so that no move between the two is missed.
-            moved.as_mut().enable();
-            if self.counts.in_flight() == 0 && self.lanes.iter().all(|lane| lane.queued() == 0) {
+            let mut changed = pin!(self.config.changed.notified());
+            // Before the look at the counts, so that a change between the two is not missed.
+            changed.as_mut().enable();
+            if self.counts.in_flight() == 0 && self.queues.iter().all(|queue| queue.queued() == 0) {
                 return;
             }
-            moved.await;
+            changed.await;
         }
     }
-}
-
-/// `duration` after `start`; a year stands for longer ones, which clocks need not be able to tell.
-fn after(start: Instant, duration: Duration) -> Instant {
-    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-    start.checked_add(duration.min(YEAR)).unwrap_or(start)
 }

@@ -1,20 +1,21 @@
-//! The response's body: forwards the inner body frame by frame, keeps and counts what goes by, and
-//! settles the stream when it ends.
+//! The response's body: forwards the inner body frame by frame, keeps and counts what goes by, and settles the stream
+//! when it ends.
 //!
-//! The hot path is [`poll_frame`](AccumulatorBody::poll_frame) with `tee` below it. It takes no lock,
-//! awaits nothing, spawns nothing, reads the clock once per chunk, and allocates only when the
-//! accumulator needs another block.
+//! The hot path is [`poll_frame`](AccumulatorBody::poll_frame) with `Tee::chunk` below it. It takes no lock, awaits
+//! nothing, spawns nothing, reads the clock once per chunk, and allocates only when the accumulator needs another block.
+//! (Where a meter reads the response, a mutex stands between the two: whoever settles the stream takes the meter away.
+//! See [`crate::stream::meters`].)
 //!
-//! A meter, where the layer has one for the response, reads each chunk last: after it was counted, and never one
-//! that is withheld. It stands behind a mutex, because the stream may be settled from outside while the body lives
-//! on, and that takes the meter away. The body only tries that lock and never waits for it: whoever else holds it
-//! settles the stream, and then these bytes no longer count. Without a meter all this is one branch.
+//! How the stream ended is not decided here. The body reports what it saw: the end (`None`), trailers, an error, or,
+//! through its guard, that it was dropped. [`crate::stream::termination`] has the rules.
 //!
-//! How the stream ended is not decided here. The body reports what it saw: the end (`None`), trailers, an
-//! error, or, through its guard, that it was dropped. [`crate::stream::termination`] has the rules.
+//! # Ended from outside
+//!
+//! Any thread may end the stream while the body is polled. Each frame therefore passes the gate of the metrics, and
+//! where that is closed the body ends as whoever closed it says: it forwards no frame that the record does not count,
+//! and no proper end of a stream whose record says that it was stopped.
 
-use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,31 +25,32 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::accumulator::CaptureWriter;
-use crate::stream::termination::Signal;
-use crate::error::{BoxError, StreamError};
-use crate::stream::throttle::Gate;
-use crate::stream::settle::Guard;
-use crate::stream::state::{Pipeline, Stage, StreamHandle};
-use crate::stream::stop::StopReason;
-use crate::stream::trace;
-
-/// Called with each chunk before it goes on.
-pub(crate) type OnChunk = dyn Fn(&Bytes, &StreamHandle) -> ControlFlow<StopReason> + Send + Sync;
+use super::body_error::BodyError;
+use crate::accumulator::BufferWriter;
+use crate::contain::contain;
+use crate::error::{BoxError, text_of};
+use crate::stream::check::ChunkCheck;
+use crate::stream::error::StreamError;
+use crate::stream::head::ResponseFacts;
+use crate::stream::metrics::Passage;
+use crate::stream::settle::{Settlement, StreamGuard};
+use crate::stream::state::{Flags, StreamState};
+use crate::stream::termination::EndSignal;
+use crate::stream::throttle::PollThrottle;
 
 pin_project! {
     /// The body of a response that went through [`StreamingAccumulator`](crate::StreamingAccumulator).
     ///
-    /// Yields byte for byte and frame for frame what the inner body yields, trailers and errors included,
-    /// and forwards `size_hint` and `is_end_stream`. Data frames that are not [`Bytes`] are copied into
-    /// one. After its end, an error, or trailers it yields `None` and never touches the inner body again.
+    /// Yields byte for byte and frame for frame what the inner body yields, trailers and errors included, and forwards
+    /// `size_hint` and `is_end_stream`. Data frames that are not [`Bytes`] are copied into one. After its end, an error,
+    /// or trailers it yields `None` and never touches the inner body again.
     ///
     /// # Errors
     ///
-    /// The inner body's own, boxed; [`StreamError::Stopped`] where the stream was stopped on purpose;
-    /// [`StreamError::ContentTooLarge`] where that was asked for; the limit that the stream met: a
-    /// [`StreamError::Backpressure`] or one of the time limits. Where a meter had seen an error inside the stream
-    /// before, [`StreamError::InBand`] stands for any of these.
+    /// A [`BodyError`] around the inner body's own error, or around a [`StreamError`]: `Stopped` where the stream was
+    /// stopped on purpose, `ContentTooLarge` where that was asked for, or the limit that the stream met (`Backpressure`
+    /// or one of the time limits). Where a meter had seen an error inside the stream before, `InBand` takes the place of
+    /// any of these.
     ///
     /// # Panics
     ///
@@ -56,8 +58,7 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the body settles the stream: as completed if there is evidence of that, else as
-    /// cancelled.
+    /// Dropping the body settles the stream: as completed if there is evidence of that, else as cancelled.
     #[must_use = "a body that is dropped unpolled is a cancelled stream"]
     #[project = Projected]
     pub struct AccumulatorBody<B> {
@@ -66,46 +67,57 @@ pin_project! {
         inner: Option<B>,
         tee: Tee,
         ended: bool,
-        // None in the body of a rejection.
-        guard: Option<Guard>,
+        // None in a body that the layer does not account for.
+        guard: Option<StreamGuard>,
     }
 }
 
 /// What the body does with each chunk.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Tee {
-    pub(crate) writer: CaptureWriter,
-    /// Whether every frame goes through the gate, not only while there are readers.
-    pub(crate) is_paced: bool,
+    writer: BufferWriter,
+    /// Whether every frame is throttled, not only while there are readers.
+    is_paced: bool,
     /// Made when it is needed first.
-    pub(crate) gate: Option<Box<Gate>>,
-    /// The inner body said that its last frame was its last.
-    pub(crate) hint: bool,
+    throttle: Option<Box<PollThrottle>>,
     /// Whether a meter reads the chunks.
-    pub(crate) is_metered: bool,
+    is_metered: bool,
     /// What a response without content yields (HTTP/2 sends it all the same) is not looked at.
-    pub(crate) bodiless: bool,
-    /// None in most layers: one test instead of two.
-    pub(crate) check: Option<Check>,
-}
-
-/// What may withhold a chunk.
-pub(crate) struct Check {
-    pub(crate) on_chunk: Option<Arc<OnChunk>>,
-    /// Bytes pulled beyond which the stream fails.
-    pub(crate) fails_beyond: Option<u64>,
+    bodiless: bool,
+    /// `None` in most layers: one test instead of two.
+    check: Option<Box<ChunkCheck>>,
 }
 
 // === impl AccumulatorBody ===
 
 impl<B> AccumulatorBody<B> {
-    pub(crate) fn new(inner: B, tee: Tee, guard: Guard) -> Self {
+    pub(crate) fn new(inner: B, tee: Tee, guard: StreamGuard) -> Self {
         Self { inner: Some(inner), tee, ended: false, guard: Some(guard) }
+    }
+
+    /// A body that is forwarded and not accounted for.
+    pub(crate) fn untouched(inner: B) -> Self {
+        Self { inner: Some(inner), tee: Tee::default(), ended: false, guard: None }
     }
 
     /// The empty body of a response that is not the inner service's.
     pub(crate) fn empty() -> Self {
         Self { inner: None, tee: Tee::default(), ended: true, guard: None }
+    }
+
+    /// The body inside; `None` in a response that the layer made itself, or once the layer has ended the stream.
+    pub fn get_ref(&self) -> Option<&B> {
+        self.inner.as_ref()
+    }
+
+    /// The body inside, to change it. A frame that is pulled from it is not accounted for.
+    pub fn get_mut(&mut self) -> Option<&mut B> {
+        self.inner.as_mut()
+    }
+
+    /// The body inside. The stream is settled as if this body had been dropped.
+    pub fn into_inner(self) -> Option<B> {
+        self.inner
     }
 }
 
@@ -122,42 +134,40 @@ where
     B::Error: Into<BoxError>,
 {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let mut this = self.project();
-        let (Some(mut inner), Some(guard), false) =
-            (this.inner.as_mut().as_pin_mut(), this.guard.as_mut(), *this.ended)
-        else {
+        let (Some(mut inner), false) = (this.inner.as_mut().as_pin_mut(), *this.ended) else {
             return Poll::Ready(None);
         };
-        let pipeline = guard.pipeline();
-        if let Some(error) = pipeline.stopped() {
+        let Some(stream) = this.guard.as_ref().map(StreamGuard::state) else {
+            return forward(inner, cx);
+        };
+        if let Some(error) = stream.closing() {
             let error = error.clone();
             return this.end_with(error);
         }
-        if this.tee.is_paced || pipeline.capture().is_gated() {
-            match this.tee.poll_gate(cx, pipeline) {
+        if this.tee.is_paced || stream.buffer().is_gated() {
+            match this.tee.poll_throttle(cx, stream) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return this.limit(error),
                 Poll::Pending => return this.pending(cx),
             }
         }
-        let entered = pipeline.enter_poll();
+        stream.enter_poll();
         let end = match inner.as_mut().poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(mut data) => {
                     // hyper asks right after a data frame, and drops the body if the answer is yes.
                     let hint = inner.is_end_stream();
-                    // Free of charge for `Bytes`: it takes the whole.
+                    // Copies nothing where the data is `Bytes`.
                     let chunk = data.copy_to_bytes(data.remaining());
-                    entered.leave();
-                    return match this.tee.chunk(&chunk, hint, guard) {
-                        Ok(()) => Poll::Ready(Some(Ok(Frame::data(chunk)))),
-                        Err(error) => this.end_with(Some(error)),
+                    stream.leave_poll(Flags::POLLED);
+                    return match this.tee.chunk(&chunk, hint, stream) {
+                        Fate::Forwarded => Poll::Ready(Some(Ok(Frame::data(chunk)))),
+                        Fate::Withheld(error) => this.end_with(Some(error)),
+                        Fate::Closed => this.closed(cx),
                     };
                 }
                 Err(frame) => End::Trailers(frame.into_trailers().unwrap_or_default()),
@@ -165,14 +175,12 @@ where
             Poll::Ready(Some(Err(error))) => End::Error(error.into()),
             Poll::Ready(None) => End::None,
             Poll::Pending => {
-                entered.leave();
-                pipeline.set_stage(this.tee.stage().and(Stage::PENDING, true));
+                stream.leave_poll(Flags::PENDING);
                 return this.pending(cx);
             }
         };
-        entered.leave();
-        pipeline.set_stage(this.tee.stage());
-        this.end(end)
+        stream.leave_poll(Flags::POLLED);
+        this.end(end, cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -187,10 +195,10 @@ where
     }
 }
 
-impl<B> std::fmt::Debug for AccumulatorBody<B> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<B> fmt::Debug for AccumulatorBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccumulatorBody")
-            .field("stream", &self.guard.as_ref().map(Guard::handle))
+            .field("stream", &self.guard.as_ref().map(|guard| guard.state().id()))
             .field("ended", &self.ended)
             .finish_non_exhaustive()
     }
@@ -203,145 +211,181 @@ enum End {
     Error(BoxError),
 }
 
-type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
+/// What becomes of a chunk.
+enum Fate {
+    Forwarded,
+    /// It was this body that ended the stream, with this error.
+    Withheld(StreamError),
+    /// Somebody else ended the stream.
+    Closed,
+}
+
+type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+
+/// Polls a body that is not accounted for.
+fn forward<B: Body<Error: Into<BoxError>>>(inner: Pin<&mut B>, cx: &mut Context<'_>) -> Polled {
+    inner.poll_frame(cx).map(|frame| {
+        let frame = frame?.map(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())));
+        Some(frame.map_err(|error| BodyError::new(error.into())))
+    })
+}
 
 impl<B> Projected<'_, B> {
     /// Settles the stream as the inner body ended it.
     #[cold]
-    fn end(self, end: End) -> Polled {
-        *self.ended = true;
-        let Some(guard) = self.guard else {
+    fn end(self, end: End, cx: &mut Context<'_>) -> Polled {
+        let Some(stream) = self.guard.as_ref().map(StreamGuard::state) else {
             return Poll::Ready(None);
         };
-        Poll::Ready(match end {
-            End::None => {
-                guard.settle(Signal::EndOfBody, None);
-                None
-            }
+        let (signal, trailers) = match &end {
+            End::None => (EndSignal::EndOfBody, None),
             End::Trailers(trailers) => {
-                self.tee.trailers(guard);
-                guard.settle(Signal::Trailers, Some(&trailers));
-                Some(Ok(Frame::trailers(trailers)))
+                self.tee.trailers(stream);
+                (EndSignal::Trailers, Some(trailers))
             }
             End::Error(error) => {
-                let text = StreamError::text_of(&*error);
-                guard.settle(Signal::Error(StreamError::Body(text)), None);
-                Some(Err(error))
+                // The error's text is foreign code.
+                let text = contain(|| text_of(&**error));
+                let text = text.unwrap_or_else(|| "an error whose text panicked".into());
+                (EndSignal::Error(StreamError::Body(text)), None)
             }
+        };
+        if stream.settle(signal, trailers) == Settlement::Already && !matches!(end, End::Error(_)) {
+            match stream.closing() {
+                // A stream that was stopped must not look complete.
+                Some(Some(_)) => return self.closed(cx),
+                // Somebody is deciding at this moment.
+                None if stream.outcome().is_none() => return self.closed(cx),
+                _ => {}
+            }
+        }
+        *self.ended = true;
+        Poll::Ready(match end {
+            End::None => None,
+            End::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+            End::Error(error) => Some(Err(BodyError::new(error))),
         })
     }
 
-    /// Has the task woken when the stream is stopped.
+    /// Registers the task to be woken when the stream is ended from outside.
     fn pending(self, cx: &mut Context<'_>) -> Polled {
-        let Some(guard) = self.guard.as_ref() else {
+        let Some(stream) = self.guard.as_ref().map(StreamGuard::state) else {
             return Poll::Pending;
         };
-        guard.pipeline().wake_on_stop(cx.waker());
-        // The stop may have come just before there was a waker to wake.
-        let Some(error) = guard.pipeline().stopped() else {
+        stream.wake_on_change(cx.waker());
+        // The end may have come just before there was a waker to wake.
+        let Some(error) = stream.closing() else {
             return Poll::Pending;
         };
         let error = error.clone();
         self.end_with(error)
     }
 
+    /// Ends the body of a stream that somebody else has ended, or waits for the moment in which they decide how.
+    #[cold]
+    fn closed(self, cx: &mut Context<'_>) -> Polled {
+        let Some(stream) = self.guard.as_ref().map(StreamGuard::state) else {
+            return Poll::Ready(None);
+        };
+        stream.wake_on_change(cx.waker());
+        let error = match (stream.closing(), stream.outcome()) {
+            (Some(error), _) => error.clone(),
+            // Complete without us, and nothing that comes now would be counted.
+            (None, Some(_)) => None,
+            (None, None) => return Poll::Pending,
+        };
+        self.end_with(error)
+    }
+
     /// Ends the body because of a reader that is too far behind.
     #[cold]
     fn limit(self, error: StreamError) -> Polled {
-        let Some(guard) = self.guard.as_mut() else {
+        let Some(stream) = self.guard.as_ref().map(StreamGuard::state) else {
             return Poll::Ready(None);
         };
-        // None of it: somebody stopped the stream in this very moment. The client is told ours.
-        let settled = guard.settle_shared(Signal::Limit(error.clone()));
-        self.end_with(settled.unwrap_or(Some(error)))
+        let error = match stream.settle(EndSignal::Limit(error.clone()), None) {
+            Settlement::Failed(error) => Some(error),
+            Settlement::Settled => None,
+            // Somebody ended the stream in this very moment.
+            Settlement::Already | Settlement::Deferred => stream.closing().cloned().unwrap_or(Some(error)),
+        };
+        self.end_with(error)
     }
 
-    /// Ends a body whose stream the layer has settled already: without an error if it had handed over all that it
-    /// declared, or the protocol's own end.
+    /// Ends a body whose stream is settled: without an error if it had handed over all that it declared, or the
+    /// protocol's own end.
     #[cold]
     fn end_with(mut self, error: Option<StreamError>) -> Polled {
         *self.ended = true;
         // Not left to the drop of the body: whoever polls us may hold it for long.
         self.inner.set(None);
-        Poll::Ready(error.map(|error| Err(error.into())))
+        Poll::Ready(error.map(|error| Err(BodyError::new(error.into()))))
     }
 }
 
 // === impl Tee ===
 
 impl Tee {
-    /// Counts and keeps a chunk that is to go on, or settles the stream and says why it may not. `hint`
-    /// is what the inner body said of its end after it.
-    #[inline]
-    fn chunk(&mut self, chunk: &Bytes, hint: bool, guard: &mut Guard) -> Result<(), StreamError> {
-        self.hint = hint;
-        guard.pipeline().set_stage(self.stage());
-        if self.bodiless {
-            return Ok(());
+    pub(crate) fn new(stream: &StreamState, check: Option<ChunkCheck>) -> Self {
+        Self {
+            writer: stream.buffer().writer(),
+            is_paced: stream.config().max_bytes_per_second.is_some(),
+            throttle: None,
+            is_metered: false,
+            bodiless: false,
+            check: check.map(Box::new),
         }
-        if let Some(check) = &mut self.check {
-            check.chunk(chunk, guard)?;
-        }
-        if let Some(gate) = &mut self.gate {
-            gate.frame(chunk.len());
-        }
-        let now = guard.pipeline().record_chunk(&mut self.writer, chunk);
-        if let (true, Some(now)) = (self.is_metered, now) {
-            guard.pipeline().meter_chunk(chunk, now);
-        }
-        Ok(())
     }
 
-    /// How far a body is that was polled.
+    /// There is a response: opens its meter, if the layer has one for it.
+    pub(crate) fn responded(&mut self, stream: &Arc<StreamState>, response: &ResponseFacts) {
+        self.bodiless = response.bodiless;
+        #[cfg(feature = "llm")]
+        {
+            self.is_metered = stream.open_meter(response);
+        }
+        #[cfg(not(feature = "llm"))]
+        let _ = stream;
+    }
+
+    /// Counts and keeps a chunk that is to go on, or settles the stream. `hint` is what the inner body said of its end
+    /// after it.
     #[inline]
-    fn stage(&self) -> Stage {
-        Stage::POLLED.and(Stage::END_HINT, self.hint)
+    fn chunk(&mut self, chunk: &Bytes, hint: bool, stream: &StreamState) -> Fate {
+        if self.bodiless {
+            return Fate::Forwarded;
+        }
+        if let Some(check) = &mut self.check
+            && let Err(error) = check.chunk(chunk, stream)
+        {
+            return Fate::Withheld(error);
+        }
+        if let Some(throttle) = &mut self.throttle {
+            throttle.spend(chunk.len());
+        }
+        let passed = if chunk.is_empty() {
+            stream.metrics().pass_other(hint) != Passage::Closed
+        } else {
+            stream.pass_chunk(&mut self.writer, chunk, hint, self.is_metered)
+        };
+        if passed { Fate::Forwarded } else { Fate::Closed }
     }
 
     #[cold]
-    fn poll_gate(&mut self, cx: &mut Context<'_>, pipeline: &Pipeline) -> Poll<Result<(), StreamError>> {
-        let gate =
-            self.gate.get_or_insert_with(|| Box::new(Gate::new(pipeline.rules().max_bytes_per_second)));
-        gate.poll(cx, pipeline, &self.writer)
+    fn poll_throttle(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &StreamState,
+    ) -> Poll<Result<(), StreamError>> {
+        let throttle = self
+            .throttle
+            .get_or_insert_with(|| Box::new(PollThrottle::new(stream.config().max_bytes_per_second)));
+        throttle.poll(cx, stream, &self.writer)
     }
 
-    fn trailers(&self, guard: &Guard) {
+    fn trailers(&self, stream: &StreamState) {
         if !self.bodiless {
-            guard.pipeline().metrics().record_other();
+            stream.metrics().pass_other(stream.metrics().end_hint());
         }
-    }
-}
-
-// === impl Check ===
-
-impl Check {
-    fn chunk(&mut self, chunk: &Bytes, guard: &mut Guard) -> Result<(), StreamError> {
-        let (signal, error) = match self.ask(chunk, guard.handle()) {
-            ControlFlow::Break(reason) => {
-                (Signal::BrokenOff(reason.clone()), StreamError::Stopped { reason })
-            }
-            ControlFlow::Continue(()) => match self.fails_beyond {
-                Some(limit) if guard.pipeline().metrics().bytes() + chunk.len() as u64 > limit => {
-                    (Signal::TooLarge { limit }, StreamError::ContentTooLarge { limit })
-                }
-                _ => return Ok(()),
-            },
-        };
-        guard.pipeline().metrics().record_withheld(chunk.len());
-        // If somebody stopped the stream in this very moment, the record has their reason; the client is
-        // told ours.
-        Err(guard.settle(signal, None).unwrap_or(error))
-    }
-
-    fn ask(&mut self, chunk: &Bytes, handle: &StreamHandle) -> ControlFlow<StopReason> {
-        let (Some(on_chunk), false) = (&self.on_chunk, chunk.is_empty()) else {
-            return ControlFlow::Continue(());
-        };
-        let call = AssertUnwindSafe(|| on_chunk(chunk, handle));
-        catch_unwind(call).unwrap_or_else(|_| {
-            trace::callback_panicked(None, "on_chunk");
-            self.on_chunk = None;
-            ControlFlow::Continue(())
-        })
     }
 }

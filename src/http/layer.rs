@@ -1,34 +1,40 @@
 //! The layer.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
+use http::request::Parts;
 use tower_layer::Layer;
 
-use crate::http::admission::Shared;
-use crate::delivery::handle::Handle;
-use crate::http::request_body::AsIs;
-use crate::http::service::StreamingAccumulator;
+use super::service::StreamingAccumulator;
+use crate::delivery::Handle;
+use crate::delivery::dispatcher::Dispatcher;
 
 /// The layer. See the [crate docs](crate).
 ///
-/// Clones share everything: slots, hooks, workers, the audit. Install one clone in one place; installed
-/// twice around a service there are two streams and two records of each exchange.
+/// Clones share everything: slots, hooks, workers, the audit. Install one clone in one place; installed twice around a
+/// service there are two streams and two records of each exchange.
 ///
-/// `C` is what [`Builder::context`](crate::Builder::context) makes of a request's head; `R` says whether the inner
-/// service gets the request's body [as it is](AsIs), or as
-/// [`Builder::capture_request`](crate::Builder::capture_request) wants it.
-pub struct StreamingAccumulatorLayer<C = (), R = AsIs> {
-    shared: Arc<Shared<C>>,
-    request: PhantomData<fn() -> R>,
+/// `C` is what [`Builder::context`](crate::Builder::context) makes of a request's head.
+pub struct StreamingAccumulatorLayer<C = ()> {
+    shared: Arc<LayerShared<C>>,
 }
+
+/// What the layer and its services share.
+pub(crate) struct LayerShared<C> {
+    pub(crate) dispatcher: Arc<Dispatcher<C>>,
+    pub(crate) context: MakeContext<C>,
+    pub(crate) filter: Option<Filter>,
+}
+
+pub(crate) type MakeContext<C> = Box<dyn Fn(&Parts) -> C + Send + Sync>;
+pub(crate) type Filter = Box<dyn Fn(&Parts) -> bool + Send + Sync>;
 
 // === impl StreamingAccumulatorLayer ===
 
-impl<C, R> StreamingAccumulatorLayer<C, R> {
-    pub(crate) fn new(shared: Shared<C>) -> Self {
-        Self { shared: Arc::new(shared), request: PhantomData }
+impl<C> StreamingAccumulatorLayer<C> {
+    pub(crate) fn new(shared: LayerShared<C>) -> Self {
+        Self { shared: Arc::new(shared) }
     }
 
     /// The handle by which the layer is watched, and shut down.
@@ -37,21 +43,21 @@ impl<C, R> StreamingAccumulatorLayer<C, R> {
     }
 }
 
-impl<S, C, R> Layer<S> for StreamingAccumulatorLayer<C, R> {
-    type Service = StreamingAccumulator<S, C, R>;
+impl<S, C> Layer<S> for StreamingAccumulatorLayer<C> {
+    type Service = StreamingAccumulator<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
         StreamingAccumulator::new(inner, Arc::clone(&self.shared))
     }
 }
 
-impl<C, R> Clone for StreamingAccumulatorLayer<C, R> {
+impl<C> Clone for StreamingAccumulatorLayer<C> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), request: PhantomData }
+        Self { shared: Arc::clone(&self.shared) }
     }
 }
 
-impl<C, R> fmt::Debug for StreamingAccumulatorLayer<C, R> {
+impl<C> fmt::Debug for StreamingAccumulatorLayer<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamingAccumulatorLayer").finish_non_exhaustive()
     }

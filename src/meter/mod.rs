@@ -64,6 +64,8 @@ pub(crate) use self::metering::{Charge, Found};
 pub use self::ndjson::NdjsonDecoder;
 pub use self::reading::{Reading, TextPolicy};
 pub(crate) use self::request::{RequestFacts, RequestReader};
+pub use self::report::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
+pub use self::usage::{Usage, UsageBasis};
 pub use self::set::{AnswerHead, MeterSet};
 pub use self::sse::{SseDecoder, SseEvent};
 

@@ -4,37 +4,30 @@
 //!
 //! Each side is fed by the one task that polls that body, and taken by whoever settles the stream: the body's own
 //! end or drop, but also a [cancel](crate::StreamHandle::cancel) or the watchdog, while the body lives on. A mutex
-//! stands between them, and the hot path never waits for it: a feed only *tries* to lock. The one other holder is
-//! whoever settles the stream, and then its bytes no longer count. Whoever settles does lock, and waits for one
-//! feed at the most.
+//! stands between them. The body holds it while a chunk passes the gate and is read, so that a chunk which is counted
+//! is also metered; whoever settles the stream waits for that one chunk. The body itself waits for nothing but the
+//! moment in which the meter is taken away, or its counts are copied for [`StreamHandle::usage`].
+//!
+//! [`StreamHandle::usage`]: crate::StreamHandle::usage
 
 use std::cell::Cell;
 use std::fmt;
 use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
-use crate::accumulator::budget::MemoryBudget;
-use crate::meter::{Charge, MeterSet, Metering, RequestFacts, RequestReader};
-
-/// What a layer wants to be read.
-#[derive(Debug)]
-pub(crate) struct Meters {
-    /// Of responses.
-    pub(crate) set: Option<MeterSet>,
-    /// Of requests: the most bytes that are kept of one.
-    pub(crate) request: Option<usize>,
-    pub(crate) budget: MemoryBudget,
-}
+use super::metrics::Passage;
+use crate::accumulator::MemoryBudget;
+use crate::meter::{Charge, Metering, RequestFacts, RequestReader, Usage};
 
 /// What is read of one stream.
 #[derive(Default)]
-pub(crate) struct Metered {
-    answer: Fed<Metering>,
-    request: Fed<Asking>,
+pub(crate) struct MeterSlots {
+    response: Slot<Metering>,
+    request: Slot<RequestCapture>,
 }
 
 /// A request that is read as it streams through.
-struct Asking {
+struct RequestCapture {
     /// None once the budget had no room for it.
     reader: Option<RequestReader>,
     /// What was found until then.
@@ -43,10 +36,10 @@ struct Asking {
 }
 
 /// What one task feeds, if it was set, and another one takes.
-struct Fed<T>(OnceLock<Mutex<Option<Box<T>>>>);
+struct Slot<T>(OnceLock<Mutex<Option<Box<T>>>>);
 
 /// Marks that its thread feeds something, while it lives.
-struct Feeding {
+struct FeedMark {
     before: bool,
 }
 
@@ -54,66 +47,75 @@ thread_local! {
     static FEEDING: Cell<bool> = const { Cell::new(false) };
 }
 
-// === impl Meters ===
+// === impl MeterSlots ===
 
-impl Meters {
-    /// Whether responses are read when they are over, from what was captured.
-    pub(crate) fn is_on_worker(&self) -> bool {
-        self.set.as_ref().is_some_and(MeterSet::is_on_worker)
-    }
-}
-
-// === impl Metered ===
-
-impl Metered {
-    /// Has `metering` read the response.
-    pub(crate) fn meter_answer(&self, metering: Metering) {
-        self.answer.set(metering);
+impl MeterSlots {
+    /// Lets `meter` read the response.
+    pub(crate) fn set_response(&self, meter: Metering) {
+        self.response.set(meter);
     }
 
     /// Has the request read, of which at most `max` bytes are kept.
     pub(crate) fn read_request(&self, max: usize, budget: &MemoryBudget) {
-        self.request.set(Asking {
+        self.request.set(RequestCapture {
             reader: Some(RequestReader::new(max)),
             facts: RequestFacts::default(),
             charge: Charge::new(budget),
         });
     }
 
-    /// A chunk of the response went by, so long after the stream's opening. Never waits: see the module's docs.
-    pub(crate) fn feed_answer(&self, chunk: &[u8], now: Duration) {
-        self.answer.feed(|metering| metering.feed(chunk, now));
+    /// Lets a chunk of the response pass the gate, and feeds it to the meter if it was counted. It comes `now` after
+    /// the stream's opening.
+    pub(crate) fn pass_and_feed(
+        &self,
+        chunk: &[u8],
+        now: Duration,
+        pass: impl FnOnce() -> Passage,
+    ) -> Passage {
+        self.response.with(|meter| {
+            let passage = pass();
+            if let (Some(meter), Passage::Counted { .. }) = (meter, passage) {
+                let _mark = FeedMark::begin();
+                meter.feed(chunk, now);
+            }
+            passage
+        })
     }
 
-    /// A chunk of the request went by. Never waits, either.
+    /// The counts so far, while a meter reads the response. `None` when a meter itself asks.
+    pub(crate) fn usage_so_far(&self) -> Option<Usage> {
+        if FEEDING.get() { None } else { self.response.with(|meter| meter.map(|meter| meter.usage_so_far())) }
+    }
+
+    /// Feeds a chunk of the request to its reader, if it has one.
     pub(crate) fn feed_request(&self, chunk: &[u8]) {
-        self.request.feed(|asking| asking.feed(chunk));
+        self.request.with(|capture| capture.into_iter().for_each(|capture| capture.feed(chunk)));
     }
 
     /// The stream is over: its meter, finished. What goes by from now on is not read.
-    pub(crate) fn finish_answer(&self) -> Option<Metering> {
-        let mut metering = *self.answer.take()?;
-        metering.finish();
-        Some(metering)
+    pub(crate) fn finish_response(&self) -> Option<Metering> {
+        let mut meter = *self.response.take()?;
+        meter.finish();
+        Some(meter)
     }
 
     /// The stream is over: what was found in its request, if anything was, and what it is charged.
     pub(crate) fn finish_request(&self) -> Option<(RequestFacts, Charge)> {
-        let Asking { reader, facts, charge } = *self.request.take()?;
+        let RequestCapture { reader, facts, charge } = *self.request.take()?;
         let facts = reader.map_or(facts, |reader| reader.facts());
         (facts != RequestFacts::default()).then_some((facts, charge))
     }
 }
 
-impl fmt::Debug for Metered {
+impl fmt::Debug for MeterSlots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Metered").finish_non_exhaustive()
+        f.debug_struct("MeterSlots").finish_non_exhaustive()
     }
 }
 
-// === impl Asking ===
+// === impl RequestCapture ===
 
-impl Asking {
+impl RequestCapture {
     fn feed(&mut self, chunk: &[u8]) {
         let Some(reader) = &mut self.reader else {
             return;
@@ -127,23 +129,20 @@ impl Asking {
     }
 }
 
-// === impl Fed ===
+// === impl Slot ===
 
-impl<T> Fed<T> {
+impl<T> Slot<T> {
     fn set(&self, value: T) {
         // A stream has one request and one response, so nothing is set yet.
         let _ = self.0.set(Mutex::new(Some(Box::new(value))));
     }
 
-    fn feed(&self, feed: impl FnOnce(&mut T)) {
-        let Some(cell) = self.0.get() else {
-            return;
-        };
-        if let Ok(mut value) = cell.try_lock()
-            && let Some(value) = value.as_deref_mut()
-        {
-            let _feeding = Feeding::begin();
-            feed(value);
+    /// Calls `f` with the value, if it is there. It cannot be taken meanwhile.
+    fn with<R>(&self, f: impl FnOnce(Option<&mut T>) -> R) -> R {
+        match self.0.get() {
+            None => f(None),
+            // Poisoned if a feed panicked: what is there is whole, as `take` may find it.
+            Some(cell) => f(cell.lock().unwrap_or_else(PoisonError::into_inner).as_deref_mut()),
         }
     }
 
@@ -162,21 +161,21 @@ impl<T> Fed<T> {
     }
 }
 
-impl<T> Default for Fed<T> {
+impl<T> Default for Slot<T> {
     fn default() -> Self {
         Self(OnceLock::new())
     }
 }
 
-// === impl Feeding ===
+// === impl FeedMark ===
 
-impl Feeding {
+impl FeedMark {
     fn begin() -> Self {
         Self { before: FEEDING.replace(true) }
     }
 }
 
-impl Drop for Feeding {
+impl Drop for FeedMark {
     fn drop(&mut self) {
         FEEDING.set(self.before);
     }
@@ -186,34 +185,26 @@ impl Drop for Feeding {
 mod tests {
     use super::*;
 
-    fn fed(value: u32) -> Fed<u32> {
-        let fed = Fed::default();
-        fed.set(value);
-        fed
+    fn slot(value: u32) -> Slot<u32> {
+        let slot = Slot::default();
+        slot.set(value);
+        slot
     }
 
     #[test]
-    fn what_was_taken_is_fed_no_more_and_taken_once() {
-        let cell = fed(1);
-        cell.feed(|value| *value += 1);
-        assert_eq!(cell.take().as_deref(), Some(&2));
-        cell.feed(|_| panic!("fed after it was taken"));
-        assert_eq!(cell.take(), None);
+    fn value_is_taken_once() {
+        let slot = slot(1);
+        slot.with(|value| *value.unwrap() += 1);
+        assert_eq!(slot.take().as_deref(), Some(&2));
+        assert!(slot.with(|value| value.is_none()));
+        assert_eq!(slot.take(), None);
     }
 
     #[test]
-    fn a_feed_does_not_wait_for_whoever_takes() {
-        let cell = fed(1);
-        let held = cell.0.get().unwrap().lock().unwrap();
-        cell.feed(|_| panic!("fed while it was held"));
-        drop(held);
-        assert_eq!(cell.take().as_deref(), Some(&1));
-    }
-
-    #[test]
-    fn a_feed_that_takes_does_not_wait_for_itself_and_can_take_another() {
-        let (own, other) = (fed(1), fed(2));
-        own.feed(|_| {
+    fn feed_that_takes_its_own_value_does_not_hang() {
+        let (own, other) = (slot(1), slot(2));
+        own.with(|_| {
+            let _mark = FeedMark::begin();
             assert_eq!(own.take(), None);
             assert_eq!(other.take().as_deref(), Some(&2));
         });
@@ -221,10 +212,10 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_that_has_no_room_goes_and_the_model_stays() {
+    fn prompt_without_room_goes_and_the_model_stays() {
         let request = |prompt: &str| {
             let budget = MemoryBudget::new(16 * 1024);
-            let metered = Metered::default();
+            let metered = MeterSlots::default();
             metered.read_request(1 << 20, &budget);
             metered.feed_request(br#"{"model":"gpt","messages":[{"content":""#);
             for _ in 0..64 {
@@ -245,11 +236,16 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_feed_leaves_the_rest_usable() {
-        let cell = fed(1);
-        let feed = std::panic::AssertUnwindSafe(|| cell.feed(|_| panic!("scripted panic")));
+    fn slot_outlives_a_panic() {
+        let slot = slot(1);
+        let feed = std::panic::AssertUnwindSafe(|| {
+            slot.with(|_| {
+                let _mark = FeedMark::begin();
+                panic!("scripted panic");
+            })
+        });
         assert!(std::panic::catch_unwind(feed).is_err());
         assert!(!FEEDING.get());
-        assert_eq!(cell.take().as_deref(), Some(&1));
+        assert_eq!(slot.take().as_deref(), Some(&1));
     }
 }

@@ -1,79 +1,120 @@
-//! The numbers of one stream.
+//! The numbers of one stream, and the gate that every counted frame passes.
+//!
+//! # The gate
+//!
+//! A stream may be ended from any thread while its body is being polled, and its record must count exactly what
+//! went on to whoever polls. So one word, the *gate*, orders the two: the body counts a frame by one exchange of the
+//! gate, and whoever ends the stream closes it by another. A frame whose exchange succeeds is counted and goes on. A
+//! frame whose exchange meets a closed gate is not counted and must not go on. There is nothing in between.
+//!
+//! The totals stand twice. The gate says which of the two is valid; the body prepares the other one and makes it
+//! valid by its exchange. So whoever has closed the gate reads totals that nobody writes.
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::{Duration, SystemTime};
 
 use once_cell::sync::Lazy;
 use quanta::Clock;
 
-/// The numbers of one stream: live behind [`StreamHandle::metrics`](crate::StreamHandle::metrics),
-/// frozen in a [`StreamRecord`](crate::StreamRecord).
+/// The numbers of one stream: live behind [`StreamHandle::metrics`](crate::StreamHandle::metrics), frozen in a
+/// [`StreamRecord`](crate::StreamRecord).
 ///
-/// Bytes are counted as *pulled* (taken from the body by whoever polls it, usually hyper) and as
-/// *produced* (yielded by the inner body). Neither says what the client received: the server and the
-/// kernel may hold megabytes.
+/// Bytes are counted as *pulled* (taken from the body by whoever polls it, usually hyper) and as *produced* (yielded
+/// by the inner body). Neither says what the client received: the server and the kernel may hold megabytes.
 ///
-/// Times are monotonic. They come from the processor's time-stamp counter where that is reliable, else
-/// from the operating system: a stream reads the clock once per chunk, and the counter costs less than
-/// half of a system clock read. They do not stand still when a test pauses tokio's clock.
+/// Times are monotonic. They come from the processor's time-stamp counter where that is reliable, else from the
+/// operating system: a stream reads the clock once per chunk, and the counter costs less than half of a system clock
+/// read. They go on when a test pauses tokio's clock.
 ///
-/// Reading is wait-free. Each number is exact on its own; two numbers read while the stream runs may
-/// be one frame apart.
+/// Reading is wait-free. Each number is exact on its own; two numbers read while the stream runs may be one frame
+/// apart.
 #[derive(Debug)]
 pub struct StreamMetrics {
-    clock: Clock,
+    /// `None` in a frozen copy, whose readings are nanoseconds.
+    clock: Option<&'static Clock>,
     /// A reading of `clock`, like all moments here.
     started: u64,
     started_at: SystemTime,
-    bytes: AtomicU64,
+    gate: AtomicU64,
+    totals: [Totals; 2],
     /// Bytes that the inner body yielded and that did not go on.
     withheld: AtomicU64,
-    chunks: AtomicU64,
-    /// Frames that are no chunks.
-    others: AtomicU64,
     /// 0 until there is a first chunk.
     first_chunk: AtomicU64,
-    /// As `first_chunk`.
-    last_chunk: AtomicU64,
-    /// The difference of two readings.
-    longest_gap: AtomicU64,
     /// 0 while the stream runs.
     ended: AtomicU64,
 }
 
-/// Calibrated once, which takes about a millisecond.
+/// What is counted of the frames that passed the gate.
+#[derive(Debug, Default)]
+struct Totals {
+    bytes: AtomicU64,
+    chunks: AtomicU64,
+    /// Frames that are not chunks.
+    others: AtomicU64,
+    /// 0 until there is a first chunk.
+    last_chunk: AtomicU64,
+    /// The difference of two readings.
+    longest_gap: AtomicU64,
+}
+
+/// What became of a frame at the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passage {
+    /// It is counted and goes on. Somebody taps the stream, if `tapped`.
+    Counted {
+        /// Whether a tap has to be told.
+        tapped: bool,
+    },
+    /// The stream was ended: the frame is not counted and must not go on.
+    Closed,
+}
+
+/// Nothing passes any more.
+const CLOSED: u64 = 1;
+/// The inner body said that the last frame that passed was its last.
+const END_HINT: u64 = 1 << 1;
+/// Somebody taps the stream.
+const TAPPED: u64 = 1 << 2;
+/// One frame that passed. The lowest bit of the number of frames says which totals are valid.
+const FRAME: u64 = 1 << 3;
+
+/// Calibrated once, which takes from a millisecond to 200.
 static CLOCK: Lazy<Clock> = Lazy::new(Clock::new);
+
+/// Calibrates the clock now, so that the first stream does not have to.
+pub(crate) fn calibrate() {
+    Lazy::force(&CLOCK);
+}
 
 // === impl StreamMetrics ===
 
 impl StreamMetrics {
     pub(crate) fn start() -> Self {
-        Self::start_with(CLOCK.clone())
+        Self::start_with(&CLOCK)
     }
 
-    fn start_with(clock: Clock) -> Self {
+    fn start_with(clock: &'static Clock) -> Self {
+        Self::of(Some(clock), clock.raw(), SystemTime::now())
+    }
+
+    fn of(clock: Option<&'static Clock>, started: u64, started_at: SystemTime) -> Self {
         Self {
-            started: clock.raw(),
             clock,
-            started_at: SystemTime::now(),
-            bytes: AtomicU64::new(0),
+            started,
+            started_at,
+            gate: AtomicU64::new(0),
+            totals: Default::default(),
             withheld: AtomicU64::new(0),
-            chunks: AtomicU64::new(0),
-            others: AtomicU64::new(0),
             first_chunk: AtomicU64::new(0),
-            last_chunk: AtomicU64::new(0),
-            longest_gap: AtomicU64::new(0),
             ended: AtomicU64::new(0),
         }
     }
 
     /// Bytes of data pulled.
     pub fn bytes(&self) -> u64 {
-        // Pairs with the Release in `record_chunk`: captured content is at least as new as this count.
-        self.bytes.load(Acquire)
+        self.totals().bytes.load(Relaxed)
     }
 
     /// Bytes of data that the inner body yielded, a withheld chunk included.
@@ -83,13 +124,13 @@ impl StreamMetrics {
 
     /// Data frames pulled that held at least one byte.
     pub fn chunks(&self) -> u64 {
-        // Pairs with the Release in `record_chunk`: the chunks counted are seen to be kept.
-        self.chunks.load(Acquire)
+        self.totals().chunks.load(Relaxed)
     }
 
     /// Frames pulled: data, empty data, trailers.
     pub fn frames(&self) -> u64 {
-        self.chunks() + self.others.load(Relaxed)
+        let totals = self.totals();
+        totals.chunks.load(Relaxed) + totals.others.load(Relaxed)
     }
 
     /// The wall-clock time at which the stream opened.
@@ -99,42 +140,44 @@ impl StreamMetrics {
 
     /// From the stream's opening to its end, or to now while it runs.
     pub fn elapsed(&self) -> Duration {
-        self.moment(&self.ended).unwrap_or_else(|| self.between(self.started, self.clock.raw()))
+        let ended = self.ended.load(Relaxed);
+        self.between(self.started, if ended > 0 { ended } else { self.now() })
     }
 
     /// From the stream's opening to the first data frame that held at least one byte.
     pub fn time_to_first_chunk(&self) -> Option<Duration> {
-        self.moment(&self.first_chunk)
+        self.moment(self.first_chunk.load(Relaxed))
     }
 
     /// From the stream's opening to the latest data frame that held at least one byte.
     pub fn time_to_last_chunk(&self) -> Option<Duration> {
-        self.moment(&self.last_chunk)
+        self.moment(self.totals().last_chunk.load(Relaxed))
     }
 
-    /// The longest time between two successive chunks; none before the second.
+    /// The longest time between two successive chunks; `None` before the second.
     pub fn longest_gap(&self) -> Option<Duration> {
-        (self.chunks() > 1).then(|| self.between(0, self.longest_gap.load(Relaxed)))
+        let totals = self.totals();
+        (totals.chunks.load(Relaxed) > 1).then(|| self.between(0, totals.longest_gap.load(Relaxed)))
     }
 
     /// Marks now as the time of the first chunk, unless there is one already.
     pub fn record_first_chunk(&self) {
-        let now = self.clock.raw();
+        let now = self.now();
         // The loser of a race keeps the earlier mark: a failed exchange is the wanted result.
         let _ = self.first_chunk.compare_exchange(0, now, Relaxed, Relaxed);
     }
 
     /// A reading of the clock, for [`arrival`](Self::arrival), [`since_start`](Self::since_start) and
-    /// [`record_chunk`](Self::record_chunk).
+    /// [`pass_chunk`](Self::pass_chunk).
     #[inline]
     pub(crate) fn now(&self) -> u64 {
-        self.clock.raw()
+        self.clock.map_or(0, Clock::raw)
     }
 
     /// The time from the stream's opening to the reading `now`, in units of 1,024 ns.
     #[inline]
     pub(crate) fn arrival(&self, now: u64) -> u64 {
-        self.clock.delta_as_nanos(self.started, now) >> 10
+        self.clock.map_or(0, |clock| clock.delta_as_nanos(self.started, now) >> 10)
     }
 
     /// The time from the stream's opening to the reading `now`.
@@ -144,74 +187,147 @@ impl StreamMetrics {
 
     /// Counts bytes that the inner body yielded and that do not go on.
     pub(crate) fn record_withheld(&self, bytes: usize) {
-        add(&self.withheld, bytes as u64);
+        // A load and a store instead of a locked add: there is one writer.
+        self.withheld.store(self.withheld.load(Relaxed) + bytes as u64, Relaxed);
     }
 
-    /// Counts a frame without data that goes on to whoever polls.
-    pub(crate) fn record_other(&self) {
-        add(&self.others, 1);
-    }
-
-    /// Counts a chunk of so many bytes, not none, that goes on to whoever polls at the reading `now`.
+    /// Passes a chunk of `bytes` bytes, at least one, at the reading `now`. `hint` is what the inner body said of its
+    /// end after it.
     ///
     /// For the one task that polls the body: two callers at once would lose counts.
     #[inline]
-    pub(crate) fn record_chunk(&self, bytes: usize, now: u64) {
-        let pulled = self.bytes.load(Relaxed) + bytes as u64;
-        self.bytes.store(pulled, Release);
-        self.chunks.store(self.chunks.load(Relaxed) + 1, Release);
-        let last = self.last_chunk.load(Relaxed);
-        self.last_chunk.store(now, Relaxed);
+    pub(crate) fn pass_chunk(&self, bytes: usize, now: u64, hint: bool) -> Passage {
+        let gate = self.gate.load(Relaxed);
+        let (valid, next) = self.both(gate);
+        let last = valid.last_chunk.load(Relaxed);
+        let gap = valid.longest_gap.load(Relaxed);
+        next.bytes.store(valid.bytes.load(Relaxed) + bytes as u64, Relaxed);
+        next.chunks.store(valid.chunks.load(Relaxed) + 1, Relaxed);
+        next.others.store(valid.others.load(Relaxed), Relaxed);
+        next.last_chunk.store(now, Relaxed);
         // Counters of two cores may be a few ticks apart.
-        if now.saturating_sub(last) > self.longest_gap.load(Relaxed) {
-            self.record_gap(last, now);
-        }
-    }
-
-    /// The first chunk, or a longer gap than any before it.
-    #[cold]
-    fn record_gap(&self, last: u64, now: u64) {
-        if last != 0 {
-            self.longest_gap.store(now - last, Relaxed);
-        } else if self.first_chunk.load(Relaxed) == 0 {
+        next.longest_gap.store(if last == 0 { 0 } else { gap.max(now.saturating_sub(last)) }, Relaxed);
+        let passage = self.pass(gate, hint);
+        if last == 0 && passage != Passage::Closed && self.first_chunk.load(Relaxed) == 0 {
             // Else it was marked by hand.
             self.first_chunk.store(now, Relaxed);
         }
+        passage
     }
 
-    /// A copy that no longer changes: `elapsed` stands at now.
-    pub(crate) fn freeze(&self) -> Self {
-        let copy = |number: &AtomicU64| AtomicU64::new(number.load(Relaxed));
-        Self {
-            clock: self.clock.clone(),
-            started: self.started,
-            started_at: self.started_at,
-            bytes: copy(&self.bytes),
-            withheld: copy(&self.withheld),
-            chunks: copy(&self.chunks),
-            others: copy(&self.others),
-            first_chunk: copy(&self.first_chunk),
-            last_chunk: copy(&self.last_chunk),
-            longest_gap: copy(&self.longest_gap),
-            ended: AtomicU64::new(self.clock.raw()),
+    /// Passes a frame that is not a chunk.
+    #[cold]
+    pub(crate) fn pass_other(&self, hint: bool) -> Passage {
+        let gate = self.gate.load(Relaxed);
+        let (valid, next) = self.both(gate);
+        next.copy(valid);
+        next.others.store(valid.others.load(Relaxed) + 1, Relaxed);
+        self.pass(gate, hint)
+    }
+
+    /// Makes the totals valid that were prepared for `gate`, unless it is closed.
+    #[inline]
+    fn pass(&self, mut gate: u64, hint: bool) -> Passage {
+        loop {
+            if gate & CLOSED != 0 {
+                return Passage::Closed;
+            }
+            let next = (gate & !END_HINT) + FRAME + if hint { END_HINT } else { 0 };
+            // Release: pairs with the Acquire in `close` and `totals`. Without it they could read totals that are not
+            // written yet. It also pairs with the Acquire in `set_tapped`: a tap that this exchange does not know of
+            // sees the chunk in the accumulator.
+            match self.gate.compare_exchange(gate, next, Release, Relaxed) {
+                Ok(_) => return Passage::Counted { tapped: gate & TAPPED != 0 },
+                // Somebody closed the gate, or the first tap came or the last one went.
+                Err(changed) => gate = changed,
+            }
         }
     }
 
+    /// Lets no frame pass from now on. The numbers stand still when this returns.
+    pub(crate) fn close(&self) {
+        // AcqRel: Acquire pairs with the Release in `pass`.
+        self.gate.fetch_or(CLOSED, AcqRel);
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.gate.load(Relaxed) & CLOSED != 0
+    }
+
+    /// Whether the inner body said that the last frame that passed was its last.
+    pub(crate) fn end_hint(&self) -> bool {
+        self.gate.load(Relaxed) & END_HINT != 0
+    }
+
+    /// Says whether somebody taps the stream, so that whoever passes the next frame knows.
+    pub(crate) fn set_tapped(&self, tapped: bool) {
+        if tapped {
+            // Acquire: pairs with the Release in `pass`. Without it a new tap could overlook a chunk that passed just
+            // before it, and sleep.
+            self.gate.fetch_or(TAPPED, AcqRel);
+        } else {
+            self.gate.fetch_and(!TAPPED, AcqRel);
+        }
+    }
+
+    /// A copy that no longer changes: `elapsed` stands at now. Its times are in nanoseconds from the start.
+    pub(crate) fn freeze(&self) -> Self {
+        // At least 1, because 0 says that there is none.
+        let nanos = |reading: u64| match reading {
+            0 => 0,
+            reading => (self.between(self.started, reading).as_nanos() as u64).max(1),
+        };
+        let frozen = Self::of(None, 0, self.started_at);
+        let totals = &frozen.totals[0];
+        totals.copy(self.totals());
+        totals.last_chunk.store(nanos(totals.last_chunk.load(Relaxed)), Relaxed);
+        let gap = self.between(0, totals.longest_gap.load(Relaxed));
+        totals.longest_gap.store(gap.as_nanos() as u64, Relaxed);
+        frozen.withheld.store(self.withheld.load(Relaxed), Relaxed);
+        frozen.first_chunk.store(nanos(self.first_chunk.load(Relaxed)), Relaxed);
+        frozen.ended.store(nanos(self.now()), Relaxed);
+        frozen
+    }
+
+    /// The totals that are valid.
+    fn totals(&self) -> &Totals {
+        // Acquire: pairs with the Release in `pass`. Without it the totals could be older than the gate.
+        self.both(self.gate.load(Acquire)).0
+    }
+
+    /// The totals that are valid at `gate`, and those that the next frame makes valid.
+    #[inline]
+    fn both(&self, gate: u64) -> (&Totals, &Totals) {
+        let [even, odd] = &self.totals;
+        if gate & FRAME == 0 { (even, odd) } else { (odd, even) }
+    }
+
     /// The time from the start to a moment, if it has come.
-    fn moment(&self, mark: &AtomicU64) -> Option<Duration> {
-        let reading = mark.load(Relaxed);
+    fn moment(&self, reading: u64) -> Option<Duration> {
         (reading > 0).then(|| self.between(self.started, reading))
     }
 
     fn between(&self, start: u64, end: u64) -> Duration {
-        Duration::from_nanos(self.clock.delta_as_nanos(start, end))
+        Duration::from_nanos(match self.clock {
+            Some(clock) => clock.delta_as_nanos(start, end),
+            None => end.saturating_sub(start),
+        })
     }
 }
 
-/// A load and a store instead of a locked add: there is one writer, and readers need no order.
-#[inline]
-fn add(number: &AtomicU64, n: u64) {
-    number.store(number.load(Relaxed) + n, Relaxed);
+// === impl Totals ===
+
+impl Totals {
+    fn copy(&self, from: &Self) {
+        let Self { bytes, chunks, others, last_chunk, longest_gap } = from;
+        self.bytes.store(bytes.load(Relaxed), Relaxed);
+        self.chunks.store(chunks.load(Relaxed), Relaxed);
+        self.others.store(others.load(Relaxed), Relaxed);
+        self.last_chunk.store(last_chunk.load(Relaxed), Relaxed);
+        self.longest_gap.store(longest_gap.load(Relaxed), Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -222,14 +338,14 @@ mod tests {
         let (clock, mock) = Clock::mock();
         mock.increment(Duration::from_secs(1));
         let pass = move |millis| mock.increment(Duration::from_millis(millis));
-        (StreamMetrics::start_with(clock), pass)
+        (StreamMetrics::start_with(Box::leak(Box::new(clock))), pass)
     }
 
     fn record(metrics: &StreamMetrics, bytes: usize) {
         match bytes {
-            0 => metrics.record_other(),
-            bytes => metrics.record_chunk(bytes, metrics.now()),
-        }
+            0 => metrics.pass_other(false),
+            bytes => metrics.pass_chunk(bytes, metrics.now(), false),
+        };
     }
 
     #[test]
@@ -279,5 +395,43 @@ mod tests {
         while system.elapsed().unwrap_or_default() < Duration::from_millis(20) {}
         let measured = metrics.elapsed().as_millis();
         assert!((19..2_000).contains(&measured), "{measured} ms of at least 20");
+    }
+
+    #[test]
+    fn closed_gate_counts_nothing() {
+        let (metrics, pass) = started();
+        pass(1);
+        assert_eq!(metrics.pass_chunk(3, metrics.now(), true), Passage::Counted { tapped: false });
+        assert!(metrics.end_hint() && !metrics.is_closed());
+        metrics.set_tapped(true);
+        assert_eq!(metrics.pass_chunk(4, metrics.now(), false), Passage::Counted { tapped: true });
+        assert!(!metrics.end_hint());
+        metrics.close();
+        assert_eq!(metrics.pass_chunk(5, metrics.now(), true), Passage::Closed);
+        assert_eq!(metrics.pass_other(true), Passage::Closed);
+        assert_eq!((metrics.bytes(), metrics.chunks(), metrics.frames()), (7, 2, 2));
+        assert!(metrics.is_closed() && !metrics.end_hint());
+    }
+
+    #[test]
+    fn frames_that_pass_are_those_counted_at_close() {
+        for _ in 0..200 {
+            let metrics = StreamMetrics::start();
+            let passed = std::thread::scope(|scope| {
+                let body = scope.spawn(|| {
+                    let passes = |_: &u64| metrics.pass_chunk(10, metrics.now(), false) != Passage::Closed;
+                    (0_u64..).take_while(passes).count() as u64
+                });
+                while metrics.chunks() < 5 {
+                    std::hint::spin_loop();
+                }
+                metrics.close();
+                let counted = (metrics.bytes(), metrics.chunks());
+                assert_eq!(counted.0, 10 * counted.1);
+                assert_eq!(body.join().unwrap(), counted.1);
+                counted.1
+            });
+            assert_eq!(metrics.freeze().chunks(), passed);
+        }
     }
 }

@@ -1,107 +1,106 @@
-//! What a stream's body and its readers tell each other.
+//! How a stream's body and its readers wake each other.
 //!
-//! The body rings a bell when there is a new chunk; readers that asked to be waited for say how far they
-//! are. Neither waits for the other here.
-//!
-//! However many readers sleep, ringing wakes one task, the *relay*, and that one wakes the readers: a
-//! thousand taps cost the body no more than one.
+//! The body tells its readers that there is a new chunk; lossless readers say how far they are. Neither waits for
+//! the other here.
 
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
-use std::{fmt, future};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
 use atomic_waker::AtomicWaker;
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 /// What the readers of one stream share with its body.
-pub(crate) struct Watch {
-    readers: Mutex<Readers>,
-    /// No reader that is waited for is behind this; it may be further.
+pub(crate) struct Readers {
+    list: Mutex<ReaderList>,
+    /// No lossless reader is behind this chunk; all may be further.
     slowest: AtomicU64,
-    waited: AtomicBool,
-    bell: Arc<Bell>,
+    any_lossless: AtomicBool,
+    /// Somebody sleeps.
+    asleep: AtomicBool,
+    changed: Arc<Notify>,
 }
 
 #[derive(Default)]
-struct Readers {
-    /// All of them.
+struct ReaderList {
+    /// Readers of any kind.
     open: usize,
-    waited: Vec<Arc<Position>>,
+    lossless: Vec<Arc<ReaderProgress>>,
 }
 
-/// How far a reader that is waited for has come, in chunks of the stream.
+/// How far a lossless reader has come, in chunks of the stream.
 #[derive(Debug)]
-pub(crate) struct Position {
+pub(crate) struct ReaderProgress {
     chunks: AtomicU64,
 }
 
+/// The wake-up call of one reader.
 #[derive(Default)]
-struct Bell {
-    /// Somebody sleeps.
-    asleep: AtomicBool,
-    readers: Arc<Notify>,
-    relay: AtomicWaker,
-    relayed: AtomicBool,
-    closed: AtomicBool,
-}
-
-/// One sleeping place at a bell.
-#[derive(Default)]
-pub(crate) struct Sleeper {
-    rung: Option<Pin<Box<OwnedNotified>>>,
+pub(crate) struct Alarm {
+    /// Made when it is needed first, and used again.
+    changed: Option<Pin<Box<OwnedNotified>>>,
     is_set: bool,
-    slept: bool,
 }
 
-/// Marks the relay as gone, wherever its task ends.
-struct Relay(Weak<Bell>);
+/// Whom a reader that advances, or whoever ends the stream, wakes: the one task that polls the body, or the producers
+/// that push into a pipeline.
+pub(crate) enum BodyWaker {
+    /// The task that polls the body.
+    Body(AtomicWaker),
+    /// Tasks of producers, each of which registers again when it is polled again.
+    Producers(Mutex<Vec<Waker>>),
+}
 
-// === impl Watch ===
+// === impl Readers ===
 
-impl Watch {
-    pub(crate) fn new() -> Self {
+impl Default for Readers {
+    fn default() -> Self {
         Self {
-            readers: Mutex::default(),
+            list: Mutex::default(),
             slowest: AtomicU64::new(u64::MAX),
-            waited: AtomicBool::new(false),
-            bell: Arc::default(),
+            any_lossless: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            changed: Arc::default(),
         }
     }
+}
 
-    /// Counts a reader in or out, and tells `changed` whether there are any, before anybody else is.
+impl Readers {
+    /// Counts a reader in or out, and tells `changed` whether there are any, before anybody else is told.
     pub(crate) fn count(&self, come: bool, changed: impl FnOnce(bool)) {
-        let mut readers = self.readers();
-        readers.open = if come { readers.open + 1 } else { readers.open - 1 };
-        changed(readers.open > 0);
+        let mut list = self.list();
+        list.open = if come { list.open + 1 } else { list.open - 1 };
+        changed(list.open > 0);
     }
 
-    /// From now on a reader is waited for. It counts as having read `chunks`.
-    pub(crate) fn wait_for(&self, chunks: u64) -> Arc<Position> {
-        let position = Arc::new(Position { chunks: AtomicU64::new(chunks) });
-        let mut readers = self.readers();
-        readers.waited.push(Arc::clone(&position));
-        self.slowest.store(slowest(&readers.waited), Relaxed);
-        self.waited.store(true, Release);
-        position
+    /// Adds a lossless reader, which counts as having read `chunks`.
+    pub(crate) fn add_lossless(&self, chunks: u64) -> Arc<ReaderProgress> {
+        let progress = Arc::new(ReaderProgress { chunks: AtomicU64::new(chunks) });
+        let mut list = self.list();
+        list.lossless.push(Arc::clone(&progress));
+        self.slowest.store(slowest(&list.lossless), Relaxed);
+        // Release: pairs with the Acquire in `lag`, which then sees the reader's progress.
+        self.any_lossless.store(true, Release);
+        progress
     }
 
-    /// A reader is no longer waited for.
-    pub(crate) fn forget(&self, position: &Arc<Position>) {
-        let mut readers = self.readers();
-        readers.waited.retain(|other| !Arc::ptr_eq(other, position));
-        self.waited.store(!readers.waited.is_empty(), Release);
-        self.slowest.store(slowest(&readers.waited), Relaxed);
+    /// Removes a lossless reader.
+    pub(crate) fn remove_lossless(&self, progress: &Arc<ReaderProgress>) {
+        let mut list = self.list();
+        list.lossless.retain(|other| !Arc::ptr_eq(other, progress));
+        self.any_lossless.store(!list.lossless.is_empty(), Release);
+        self.slowest.store(slowest(&list.lossless), Relaxed);
     }
 
-    /// How far the slowest reader that is waited for is behind `end`: exact from `mark` on.
+    /// Chunks that the slowest lossless reader is behind `end`: exact from `mark` on.
     pub(crate) fn lag(&self, end: u64, mark: u64) -> u64 {
-        // Pairs with the Release in `wait_for`: the position is seen.
-        if !self.waited.load(Acquire) {
+        // Acquire: pairs with the Release in `add_lossless`.
+        if !self.any_lossless.load(Acquire) {
             return 0;
         }
         let lag = end.saturating_sub(self.slowest.load(Relaxed));
@@ -111,77 +110,59 @@ impl Watch {
         end.saturating_sub(self.find_slowest())
     }
 
-    /// Has the body know how far the slowest reader is, which it else looks up only when it must.
+    /// Refreshes the cached progress of the slowest lossless reader.
     pub(crate) fn find_slowest(&self) -> u64 {
-        let readers = self.readers();
-        let slowest = slowest(&readers.waited);
-        // Under the lock, so that no reader that comes meanwhile is overlooked.
+        let list = self.list();
+        let slowest = slowest(&list.lossless);
+        // Under the lock, so that a reader that comes meanwhile is not overlooked.
         self.slowest.store(slowest, Relaxed);
         slowest
     }
 
-    /// No reader that is waited for is behind this.
+    /// No lossless reader is behind this chunk.
     #[inline]
     pub(crate) fn slowest(&self) -> u64 {
         self.slowest.load(Relaxed)
     }
 
-    /// Tells the readers that there is a new chunk.
+    /// Wakes the readers that sleep: there is a new chunk, or the stream has ended.
     #[inline]
     pub(crate) fn ring(&self) {
-        // Pairs with the one in `Sleeper::set`: either the reader sees the chunk, or it is seen here.
+        // SeqCst: pairs with the fence in `Alarm::set`. Either the reader sees what is new, or it is seen here.
         fence(SeqCst);
-        if self.bell.asleep.load(Relaxed) {
-            self.bell.ring();
+        if self.asleep.load(Relaxed) {
+            self.wake_all();
         }
     }
 
-    /// Tells the readers that the stream has ended.
-    pub(crate) fn close(&self) {
-        self.bell.closed.store(true, SeqCst);
-        self.bell.ring();
+    #[cold]
+    fn wake_all(&self) {
+        self.asleep.store(false, Relaxed);
+        // Wakers are foreign code, and this runs in a body's poll.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.changed.notify_waiters()));
     }
 
-    /// Starts the relay, if the caller is inside a runtime. Without one the body wakes the readers itself.
-    pub(crate) fn start_relay(&self) {
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        if self.bell.relayed.swap(true, SeqCst) {
-            return;
-        }
-        let relay = Relay(Arc::downgrade(&self.bell));
-        #[expect(clippy::disallowed_methods, reason = "from `tap`, never from a body or a drop")]
-        runtime.spawn(future::poll_fn(move |cx| relay.poll(cx)));
-    }
-
-    fn readers(&self) -> MutexGuard<'_, Readers> {
+    fn list(&self) -> MutexGuard<'_, ReaderList> {
         // Nothing can panic under this lock.
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-impl fmt::Debug for Watch {
+impl fmt::Debug for Readers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("readers", &self.readers().open).finish_non_exhaustive()
+        f.debug_struct("Readers").field("open", &self.list().open).finish_non_exhaustive()
     }
 }
 
-fn slowest(waited: &[Arc<Position>]) -> u64 {
-    // Acquire pairs with the Release in `advance`.
-    waited.iter().map(|position| position.chunks.load(Acquire)).min().unwrap_or(u64::MAX)
+fn slowest(lossless: &[Arc<ReaderProgress>]) -> u64 {
+    // Acquire: pairs with the Release in `advance`, so that what the reader has read may be let go.
+    lossless.iter().map(|progress| progress.chunks.load(Acquire)).min().unwrap_or(u64::MAX)
 }
 
-// === impl Position ===
+// === impl ReaderProgress ===
 
-impl Position {
-    /// The reader has come so far. It never goes back.
+impl ReaderProgress {
+    /// The reader has come to `chunks`. It never goes back.
     pub(crate) fn advance(&self, chunks: u64) {
         if chunks > self.chunks.load(Relaxed) {
             self.chunks.store(chunks, Release);
@@ -189,88 +170,100 @@ impl Position {
     }
 }
 
-// === impl Bell ===
+// === impl Alarm ===
 
-impl Bell {
-    #[cold]
-    fn ring(&self) {
-        self.asleep.store(false, Relaxed);
-        if self.relayed.load(SeqCst) {
-            self.relay.wake();
-        } else {
-            self.readers.notify_waiters();
+impl Alarm {
+    /// Returns what `next` has; while it has nothing, sleeps until the readers are woken.
+    pub(crate) fn poll_next<T>(
+        &mut self,
+        readers: &Readers,
+        cx: &mut Context<'_>,
+        mut next: impl FnMut() -> Option<T>,
+    ) -> Poll<T> {
+        loop {
+            if let Some(found) = next() {
+                return Poll::Ready(found);
+            }
+            if self.is_set {
+                ready!(self.poll(cx));
+            } else {
+                // Then `next` looks once more: what came before the alarm was set is not missed.
+                self.set(readers);
+            }
         }
     }
-}
 
-// === impl Relay ===
-
-impl Relay {
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(bell) = self.0.upgrade() else {
-            return Poll::Ready(());
-        };
-        bell.relay.register(cx.waker());
-        bell.readers.notify_waiters();
-        if bell.closed.load(SeqCst) { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        if let Some(bell) = self.0.upgrade() {
-            bell.relayed.store(false, SeqCst);
-            bell.readers.notify_waiters();
-        }
-    }
-}
-
-// === impl Sleeper ===
-
-impl Sleeper {
-    /// Sets the alarm. The reader must look once more whether there is something before it sleeps. False
-    /// if it was set already: then it did.
-    pub(crate) fn set(&mut self, watch: &Watch) -> bool {
-        if self.is_set {
-            return false;
-        }
-        let rung = Arc::clone(&watch.bell.readers).notified_owned();
-        let rung = match &mut self.rung {
+    fn set(&mut self, readers: &Readers) {
+        let fresh = Arc::clone(&readers.changed).notified_owned();
+        let changed = match &mut self.changed {
             Some(place) => {
-                place.as_mut().set(rung);
+                place.as_mut().set(fresh);
                 place
             }
-            None => self.rung.insert(Box::pin(rung)),
+            None => self.changed.insert(Box::pin(fresh)),
         };
-        rung.as_mut().enable();
+        changed.as_mut().enable();
         self.is_set = true;
-        watch.bell.asleep.store(true, Relaxed);
-        // Pairs with the one in `ring`.
+        readers.asleep.store(true, Relaxed);
+        // SeqCst: pairs with the fence in `ring`.
         fence(SeqCst);
-        true
     }
 
-    /// Sleeps until the bell rings.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.slept {
-            // A body that looked for readers just before the first one came rings no bell for the chunk that
-            // it was appending. A moment later that chunk is there for all to see.
-            self.slept = true;
-            self.is_set = false;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let Some(rung) = &mut self.rung else {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(changed) = &mut self.changed else {
             return Poll::Ready(());
         };
-        let polled = rung.as_mut().poll(cx);
+        let polled = changed.as_mut().poll(cx);
         self.is_set = polled.is_pending();
         polled
     }
 }
 
-impl fmt::Debug for Sleeper {
+impl fmt::Debug for Alarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sleeper").field("is_set", &self.is_set).finish_non_exhaustive()
+        f.debug_struct("Alarm").field("is_set", &self.is_set).finish_non_exhaustive()
+    }
+}
+
+// === impl BodyWaker ===
+
+impl BodyWaker {
+    /// For the one task that polls a body.
+    pub(crate) fn one() -> Self {
+        Self::Body(AtomicWaker::new())
+    }
+
+    /// For any number of producers.
+    pub(crate) fn many() -> Self {
+        Self::Producers(Mutex::default())
+    }
+
+    pub(crate) fn register(&self, waker: &Waker) {
+        match self {
+            Self::Body(body) => body.register(waker),
+            Self::Producers(producers) => {
+                let mut wakers = producers.lock().unwrap_or_else(PoisonError::into_inner);
+                if !wakers.iter().any(|other| other.will_wake(waker)) {
+                    wakers.push(waker.clone());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        match self {
+            Self::Body(body) => body.wake(),
+            Self::Producers(_) => self.take().into_iter().for_each(Waker::wake),
+        }
+    }
+
+    /// Forgets who is registered.
+    pub(crate) fn take(&self) -> Vec<Waker> {
+        match self {
+            Self::Body(body) => body.take().into_iter().collect(),
+            Self::Producers(producers) => {
+                std::mem::take(&mut producers.lock().unwrap_or_else(PoisonError::into_inner))
+            }
+        }
     }
 }

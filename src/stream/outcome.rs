@@ -5,22 +5,27 @@
 //! on; [`EndedBy`], who ended it.
 
 use std::fmt;
+use std::str::FromStr;
 
-use crate::error::StreamError;
+use super::error::StreamError;
+use crate::error::ParseWordError;
+use crate::words::words;
 
 /// How a stream ended. Decided once; the first cause wins.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(tag = "outcome", content = "error", rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Outcome {
     /// The body handed over everything that it declared, or, where a meter reads the stream, the protocol's own
-    /// end. Not: the client received it.
+    /// end. It does not say that the client received it.
     Completed,
     /// The stream ended early: dropped by whoever polled it, or stopped on purpose.
     Cancelled,
-    /// The service or the body failed, panicked, fell short of what it declared, or held an error that a meter
+    /// The service or the body failed, panicked, fell short of what it declared, or carried an error that a meter
     /// saw.
     Failed(StreamError),
-    /// The process died before the stream had ended.
+    /// The process died before the stream had ended. Reserved for a journal: nothing in this crate makes it yet.
     Interrupted,
 }
 
@@ -50,7 +55,7 @@ pub enum Evidence {
     Empty,
     /// The body yielded as many bytes as were declared; hyper on HTTP/1.1 then drops it.
     Length,
-    /// The protocol's own end marker, which a [meter](crate::Builder::meter) saw, where there is none of the
+    /// The protocol's own end marker, which a meter saw, where there is none of the
     /// signs above: clients close on the last event and do not wait for the end of the body.
     LogicalEnd,
     /// A response that has no content: to HEAD, 1xx, 204, 304, or 2xx to CONNECT.
@@ -80,7 +85,7 @@ pub enum EndedBy {
     Downstream,
     /// This layer, on purpose.
     Layer,
-    /// The process died.
+    /// The process died. Reserved, as [`Outcome::Interrupted`] is.
     Crash,
 }
 
@@ -112,70 +117,41 @@ impl fmt::Display for Outcome {
     }
 }
 
-// === impl Phase ===
+impl FromStr for Outcome {
+    type Err = ParseWordError;
 
-impl Phase {
-    /// The phase in snake case, as in `before_head`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BeforeHead => "before_head",
-            Self::BeforeBody => "before_body",
-            Self::Body => "body",
+    /// Reads what [`as_str`](Self::as_str) gives, save `failed`, which says nothing of the error.
+    fn from_str(text: &str) -> Result<Self, ParseWordError> {
+        match text {
+            "completed" => Ok(Self::Completed),
+            "cancelled" => Ok(Self::Cancelled),
+            "interrupted" => Ok(Self::Interrupted),
+            _ => Err(ParseWordError::new("an outcome that has no error", text)),
         }
     }
 }
 
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+words!(Phase, "a phase", { BeforeHead => "before_head", BeforeBody => "before_body", Body => "body" });
 
-// === impl Evidence ===
+words!(Evidence, "evidence", {
+    Trailers => "trailers",
+    EndOfBody => "end_of_body",
+    EndHint => "end_hint",
+    Empty => "empty",
+    Length => "length",
+    LogicalEnd => "logical_end",
+    NoBody => "no_body",
+    Error => "error",
+    Panic => "panic",
+    Dropped => "dropped",
+    Stopped => "stopped",
+    Finished => "finished",
+    Limit => "limit",
+});
 
-impl Evidence {
-    /// The evidence in snake case, as in `end_of_body`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Trailers => "trailers",
-            Self::EndOfBody => "end_of_body",
-            Self::EndHint => "end_hint",
-            Self::Empty => "empty",
-            Self::Length => "length",
-            Self::LogicalEnd => "logical_end",
-            Self::NoBody => "no_body",
-            Self::Error => "error",
-            Self::Panic => "panic",
-            Self::Dropped => "dropped",
-            Self::Stopped => "stopped",
-            Self::Finished => "finished",
-            Self::Limit => "limit",
-        }
-    }
-}
-
-impl fmt::Display for Evidence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-// === impl EndedBy ===
-
-impl EndedBy {
-    /// The party in snake case, as in `downstream`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Upstream => "upstream",
-            Self::Downstream => "downstream",
-            Self::Layer => "layer",
-            Self::Crash => "crash",
-        }
-    }
-}
-
-impl fmt::Display for EndedBy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+words!(EndedBy, "a party that ends streams", {
+    Upstream => "upstream",
+    Downstream => "downstream",
+    Layer => "layer",
+    Crash => "crash",
+});

@@ -1,36 +1,35 @@
-//! A pipeline for streams that are not HTTP bodies.
+//! `StreamPipeline`: streams that are not HTTP bodies.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Wake, Waker};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use flume::{Receiver, Sender};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Uri, Version};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::accumulator::{Capture, CaptureWriter, ContentAccumulator, Keeping, Log, Pool};
-use crate::stream::backpressure::{BackpressureStrategy, Pressure, Step, Throttle};
-use crate::accumulator::budget::MemoryBudget;
-use crate::delivery::{Config, Dispatcher};
-use crate::stream::termination::Signal;
-use crate::error::StreamError;
-use crate::stream::settle::{self, Guard};
-use crate::delivery::handle::Handle;
+use super::backpressure::{BackpressureConfig, BackpressureStrategy, Throttle};
+use super::check::ChunkCheck;
+use super::error::{PushError, StreamError};
+use super::handle::StreamHandle;
+use super::head::RequestHead;
+use super::limits::TimeLimits;
+use super::metrics::StreamMetrics;
+use super::outcome::Outcome;
+use super::settle::{Settlement, StreamGuard};
+use super::state::{OnEnd, StreamConfig, StreamState};
+use super::tap::Tap;
+use super::termination::EndSignal;
+use super::throttle::ReaderWait;
+use super::trace;
+use crate::accumulator::{BufferConfig, BufferWriter, Capture, Content, MemoryBudget, Pool};
 use crate::id::StreamId;
-use crate::stream::limits::TimeLimits;
-use crate::stream::metrics::StreamMetrics;
-use crate::stream::outcome::Outcome;
-use crate::stream::state::{Pipeline, RequestHead, Rules, StreamHandle};
-use crate::delivery::retry::RetryPolicy;
-use crate::stream::stop::StopReason;
-use crate::stream::tap::Tap;
-use crate::stream::trace;
 
-/// What [`StreamPipeline::new`] keeps: as much as the layer does by default.
+/// What a pipeline of no layer keeps: as much as a layer does by default.
 const MAX_SIZE: usize = 1024 * 1024;
 
 /// Chunks that a producer moves before it lets another one go on with that.
@@ -38,15 +37,14 @@ const MOST_AT_ONCE: usize = 64;
 
 /// A pipeline from any number of producers into one accumulator, for providers that are not HTTP bodies.
 ///
-/// A chunk goes through a bounded channel into the accumulator. There is no task behind it: whichever
-/// producer finds the far end of the channel free moves what waits there, and the others go on at once.
-/// Chunks of one producer keep their order. Content beyond the accumulator's limit is counted and not
-/// kept.
+/// A chunk goes through a bounded channel into the accumulator. There is no task behind it: whichever producer finds
+/// the far end of the channel free moves what waits there, and the others go on at once. Chunks of one producer keep
+/// their order.
 ///
-/// It is a stream like any other: it has metrics, taps, a backpressure strategy, an outcome that is decided
-/// once, and, [opened](StreamPipelineBuilder::open) for a layer, a record that goes to that layer's hooks,
-/// and a place in its audit. If the last clone is dropped before [`finish`](Self::finish), the stream was
-/// cancelled.
+/// It is a stream like any other: it has metrics, taps, a backpressure strategy, and an outcome that is decided once.
+/// [Opened](StreamPipelineBuilder::open) on a layer it obeys that layer's capture, time limits, meter and `on_chunk`,
+/// its record goes to that layer's hooks, and it stands in the layer's audit. If the last clone is dropped before
+/// [`finish`](Self::finish), the stream was cancelled.
 ///
 /// Clones are of the same pipeline.
 ///
@@ -55,13 +53,13 @@ const MOST_AT_ONCE: usize = 64;
 /// use streaming_accumulator::{Outcome, StreamPipeline};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), streaming_accumulator::StreamError> {
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let pipeline = StreamPipeline::new(64);
 /// pipeline.push(Bytes::from_static(b"hello ")).await?;
 /// pipeline.push(Bytes::from_static(b"world")).await?;
 /// assert!(pipeline.finish(Outcome::Completed));
 ///
-/// assert_eq!(pipeline.accumulator().snapshot().to_bytes(), "hello world");
+/// assert_eq!(pipeline.snapshot().to_bytes()?, "hello world");
 /// assert!(pipeline.push(Bytes::from_static(b"!")).await.is_err());
 /// # Ok(())
 /// # }
@@ -72,46 +70,57 @@ pub struct StreamPipeline {
 }
 
 /// Builds a [`StreamPipeline`].
+///
+/// What is not set is as the layer has it that the pipeline is [opened](Self::open) on; the defaults below are those
+/// of a pipeline that belongs to no layer.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` or `open`"]
 pub struct StreamPipelineBuilder {
-    buffer_limit: usize,
+    buffer_limit: Option<usize>,
     high_water_mark: u8,
-    strategy: BackpressureStrategy,
-    max_size: usize,
+    strategy: Option<BackpressureStrategy>,
+    capture: Option<Capture>,
     budget: Option<MemoryBudget>,
     token: Option<CancellationToken>,
     method: Method,
     uri: Uri,
+    content_type: Option<HeaderValue>,
 }
 
 struct Shared {
-    guard: Guard,
-    accumulator: ContentAccumulator,
+    // Fields drop in order: the guard settles the stream first.
+    guard: StreamGuard,
+    handle: StreamHandle,
     token: CancellationToken,
     sender: Sender<Bytes>,
-    /// Whoever holds it is the one that moves chunks, and so the only writer of capture and metrics.
+    /// Whoever holds it moves chunks, and so is the only writer of the buffer and the metrics.
     mover: Mutex<Mover>,
-    throttle: Mutex<Throttle>,
-    advanced: Arc<Advanced>,
-    /// Of `advanced`.
-    waker: Waker,
+    waiting: Mutex<Waiting>,
 }
 
 struct Mover {
-    waiting: Receiver<Bytes>,
-    writer: CaptureWriter,
+    receiver: Receiver<Bytes>,
+    writer: BufferWriter,
+    check: Option<ChunkCheck>,
 }
 
-/// Wakes all producers that wait for readers.
+/// The producers that wait for readers.
 #[derive(Default)]
-struct Advanced(Notify);
+struct Waiting {
+    throttle: Throttle,
+    producers: usize,
+}
+
+/// Counts a producer among those that wait, while it lives.
+struct WaitingProducer<'a> {
+    shared: &'a Shared,
+}
 
 // === impl StreamPipeline ===
 
 impl StreamPipeline {
-    /// A pipeline in whose channel at most `buffer_limit` chunks (at least one) wait, and that keeps up to
-    /// 1 MiB of content.
+    /// A pipeline in whose channel at most `buffer_limit` chunks (at least one) wait, and that keeps up to 1 MiB of
+    /// content.
     pub fn new(buffer_limit: usize) -> Self {
         Self::builder().buffer_limit(buffer_limit).build()
     }
@@ -119,50 +128,54 @@ impl StreamPipeline {
     /// A builder with the documented defaults.
     pub fn builder() -> StreamPipelineBuilder {
         StreamPipelineBuilder {
-            buffer_limit: 64,
+            buffer_limit: None,
             high_water_mark: 80,
-            strategy: BackpressureStrategy::default(),
-            max_size: MAX_SIZE,
+            strategy: None,
+            capture: None,
             budget: None,
             token: None,
             method: Method::GET,
             uri: Uri::default(),
+            content_type: None,
         }
     }
 
     /// The id of this stream.
     pub fn id(&self) -> StreamId {
-        self.pipeline().id()
+        self.stream().id()
     }
 
-    /// The stream's handle: the one that [`Handle::streams`] lists.
+    /// The stream's handle: the one that [`Handle::streams`](crate::Handle::streams) lists.
     pub fn handle(&self) -> &StreamHandle {
-        self.shared.guard.handle()
+        &self.shared.handle
     }
 
-    /// Appends a chunk. Waits while the channel is full, and while a reader that asked to be waited for is
-    /// behind, as the backpressure strategy says.
+    /// Appends a chunk. Waits while the channel is full, and while a lossless reader is behind, as the backpressure
+    /// strategy says.
     ///
     /// # Errors
     ///
-    /// [`StreamError::Stopped`] where the pipeline was finished or its token cancelled, or the error that
-    /// ended it. The chunk is then not appended, unless it waited and was taken in that very moment.
+    /// [`PushError::Ended`] where the pipeline was finished or its token cancelled, or [`PushError::Failed`] with the
+    /// error that ended it. The chunk is then not appended, unless it waited and was taken in that very moment.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with its time driver enabled, where it has to be delayed.
     ///
     /// # Cancel safety
     ///
     /// Dropped while it waits, it has not appended the chunk, with the same exception.
-    pub async fn push(&self, chunk: Bytes) -> Result<(), StreamError> {
+    pub async fn push(&self, chunk: Bytes) -> Result<(), PushError> {
         let shared = &*self.shared;
         shared.check()?;
-        if self.pipeline().capture().is_watched() {
-            shared.unless_cancelled(shared.wait_for_readers()).await?;
+        if self.stream().buffer().is_gated() {
+            shared.unless_cancelled(shared.wait_for_readers()).await??;
         }
         if let Err(full) = shared.sender.try_send(chunk) {
             let sending = shared.sender.send_async(full.into_inner());
-            shared.unless_cancelled(async { sending.await.map_err(|_| stopped()) }).await?;
+            shared.unless_cancelled(sending).await?.map_err(|_| PushError::Ended)?;
         }
-        shared.move_all();
-        Ok(())
+        shared.move_all()
     }
 
     /// A token that is cancelled with the pipeline's own: when it finishes other than `Completed`.
@@ -172,42 +185,43 @@ impl StreamPipeline {
 
     /// The stream's numbers.
     pub fn metrics(&self) -> &StreamMetrics {
-        self.pipeline().metrics()
+        self.stream().metrics()
     }
 
-    /// The accumulator that the chunks end in, for snapshots. Only the pipeline writes it.
-    pub fn accumulator(&self) -> &ContentAccumulator {
-        &self.shared.accumulator
+    /// What was captured so far.
+    pub fn snapshot(&self) -> Content {
+        self.stream().snapshot()
     }
 
-    /// A live reader of this stream's chunks, as [`StreamHandle::tap`] gives one.
+    /// A live reader of this stream's chunks.
     pub fn tap(&self) -> Tap {
         self.handle().tap()
     }
 
     /// How the pipeline was finished.
     pub fn outcome(&self) -> Option<&Outcome> {
-        self.pipeline().outcome()
+        self.stream().outcome()
     }
 
     /// Ends the stream. The first call wins: later ones change nothing and return false.
     ///
-    /// Chunks whose `push` has returned are in the accumulator. Any other outcome than `Completed`
-    /// cancels the pipeline's token.
+    /// Chunks whose `push` has returned are in the accumulator. Any other outcome than `Completed` cancels the
+    /// pipeline's token.
     pub fn finish(&self, outcome: Outcome) -> bool {
         // Waits for whoever moves chunks: among them may be some whose `push` has returned.
-        let mut mover = self.shared.mover.lock().unwrap_or_else(PoisonError::into_inner);
-        let there = mover.waiting.len();
-        self.shared.move_with(&mut mover, there);
-        let is_first = self.shared.end(Signal::Finished(outcome)).is_some();
+        let mut mover = self.shared.mover();
+        let there = mover.receiver.len();
+        // What ends the stream here ended it before this call.
+        let _ = self.shared.move_with(&mut mover, there);
+        let settlement = self.stream().settle(EndSignal::Finished(outcome), None);
         drop(mover);
-        // Who found it taken meanwhile went on because of that, or waits for room in the channel.
-        self.shared.move_all();
-        is_first
+        // Whoever found it taken meanwhile went on because of that, or waits for room in the channel.
+        let _ = self.shared.move_all();
+        settlement != Settlement::Already
     }
 
-    fn pipeline(&self) -> &Pipeline {
-        self.shared.guard.pipeline()
+    fn stream(&self) -> &Arc<StreamState> {
+        self.shared.guard.state()
     }
 }
 
@@ -224,40 +238,43 @@ impl fmt::Debug for StreamPipeline {
 // === impl StreamPipelineBuilder ===
 
 impl StreamPipelineBuilder {
-    /// How many chunks wait in the channel at the most, and how many a reader that is waited for may be
-    /// behind. Default 64; 0 counts as 1.
+    /// How many chunks wait in the channel at most, and how many a lossless reader may be behind. Default 64; 0 counts
+    /// as 1.
     pub fn buffer_limit(mut self, chunks: usize) -> Self {
-        self.buffer_limit = chunks.max(1);
+        self.buffer_limit = Some(chunks.max(1));
         self
     }
 
-    /// At how many per cent of the buffer limit throttling starts. Default 80; at most 100.
+    /// At how many per cent of the buffer limit throttling starts. Default 80; more than 100 counts as 100, and 0 as 1.
     pub fn high_water_mark(mut self, percent: u8) -> Self {
-        self.high_water_mark = percent.min(100);
+        self.high_water_mark = percent.clamp(1, 100);
         self
     }
 
-    /// What a producer does when a reader that asked to be waited for falls behind. Default
-    /// [`BackpressureStrategy::default`].
+    /// What a producer does when a lossless reader falls behind. Default [`BackpressureStrategy::default`].
     pub fn backpressure(mut self, strategy: BackpressureStrategy) -> Self {
-        self.strategy = strategy;
+        self.strategy = Some(strategy);
         self
     }
 
-    /// How many bytes of content are kept. Default 1 MiB.
-    pub fn max_size(mut self, bytes: usize) -> Self {
-        self.max_size = bytes;
+    /// How much of the stream is kept. Default `Capture::all` of 1 MiB.
+    pub fn capture(mut self, capture: Capture) -> Self {
+        self.capture = Some(capture);
         self
     }
 
-    /// What its memory is charged to. Default: the budget of the layer that it is opened for, if any.
+    /// How many bytes of content are kept: [`capture`](Self::capture) with `Capture::all`.
+    pub fn max_size(self, bytes: usize) -> Self {
+        self.capture(Capture::all(bytes))
+    }
+
+    /// What its memory is charged to. Default: nothing.
     pub fn memory_budget(mut self, budget: impl Into<MemoryBudget>) -> Self {
         self.budget = Some(budget.into());
         self
     }
 
-    /// The token of which the pipeline's is a child. Default: that of the layer that it is opened for, if
-    /// any.
+    /// The token of which the pipeline's is a child. Default: none.
     pub fn token(mut self, parent: &CancellationToken) -> Self {
         self.token = Some(parent.clone());
         self
@@ -269,245 +286,247 @@ impl StreamPipelineBuilder {
         self
     }
 
+    /// The media type of the content, which helps a layer's meter to choose how it reads. Default: unknown.
+    pub fn content_type(mut self, content_type: HeaderValue) -> Self {
+        self.content_type = Some(content_type);
+        self
+    }
+
     /// Builds the pipeline. It belongs to no layer, and no hook gets its record.
     pub fn build(self) -> StreamPipeline {
-        let budget = self.budget.clone().unwrap_or_else(MemoryBudget::unlimited);
-        let config = Config {
-            retry: RetryPolicy::default(),
-            hook_timeout: Duration::MAX,
-            workers: 1,
-            max_in_flight: 1,
-            dead_letters: 1,
-            on_dead_letter: None,
+        let budget = MemoryBudget::unlimited();
+        let backpressure = BackpressureConfig::new(BackpressureStrategy::default(), 64, 80);
+        let layer = StreamConfig {
+            buffer: Arc::new(BufferConfig::in_memory(
+                Capture::all(MAX_SIZE),
+                Pool::shared(),
+                backpressure.buffer_limit,
+                backpressure.drops_oldest(),
+            )),
+            backpressure,
+            max_bytes_per_second: None,
             limits: TimeLimits::default(),
             budget,
+            #[cfg(feature = "llm")]
+            meters: None,
+            token: CancellationToken::new(),
         };
-        let dispatcher = Arc::new(Dispatcher::<()>::new(config, Vec::new()));
-        let slots = Arc::clone(dispatcher.slots());
-        let slot = slots.try_acquire_owned().expect("the only one is free");
-        self.start(&dispatcher, slot, ())
+        let stream = self.state(&Arc::new(layer));
+        self.start(stream, None, Box::new(drop))
     }
 
-    /// Opens the pipeline as a stream of a layer: its record goes to that layer's hooks, with `context`.
-    /// Waits for a slot, and for memory.
-    ///
-    /// ```
-    /// use bytes::Bytes;
-    /// use streaming_accumulator::{Outcome, StreamPipeline, StreamingAccumulatorLayer};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let layer = StreamingAccumulatorLayer::builder()
-    ///     .context(|_| "from HTTP")
-    ///     .on_complete(|record| async move { println!("{:?}: {record:?}", record.context()) })
-    ///     .build()?;
-    /// let pipeline = StreamPipeline::builder().open(&layer.handle(), "from a queue").await?;
-    /// pipeline.push(Bytes::from_static(b"hello")).await?;
-    /// pipeline.finish(Outcome::Completed);
-    /// layer.handle().shutdown(std::time::Duration::from_secs(5)).await;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`StreamError::Stopped`] where the layer's shutdown has begun.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped while it waits, it has opened nothing.
-    pub async fn open<C: Send + Sync + 'static>(
-        self,
-        handle: &Handle<C>,
-        context: C,
-    ) -> Result<StreamPipeline, StreamError> {
-        let dispatcher = handle.dispatcher();
-        dispatcher.start();
-        let slot = dispatcher.slot().await;
-        let slot = slot.ok_or(StreamError::Stopped { reason: StopReason::Shutdown })?;
-        Ok(self.start(dispatcher, slot, context))
-    }
-
-    fn start<C: Send + Sync + 'static>(
-        self,
-        dispatcher: &Arc<Dispatcher<C>>,
-        slot: OwnedSemaphorePermit,
-        context: C,
-    ) -> StreamPipeline {
-        let budget = self.budget.as_ref().unwrap_or(dispatcher.budget());
-        let pool = Arc::new(Pool::new(budget.clone()));
-        let log = Arc::new(Log::limited(self.max_size as u64));
-        let token = self.token.as_ref().unwrap_or(dispatcher.token());
+    /// The state of a stream with the settings of `layer`, save those that were set here.
+    pub(crate) fn state(&self, layer: &Arc<StreamConfig>) -> Arc<StreamState> {
         let id = StreamId::new();
         let span = trace::stream(id, &self.method, self.uri.path());
-        let rules = Arc::new(self.rules(pool));
-        let head = RequestHead { method: self.method, uri: self.uri, version: Version::default() };
-        let pipeline = Pipeline::without_head(id, &rules, head, &log, token, span);
-        let guard = settle::open(dispatcher, pipeline, slot, |_| Some(context));
+        let (method, uri) = (self.method.clone(), self.uri.clone());
+        let request = RequestHead { method, uri, version: Version::default() };
+        Arc::new(StreamState::without_head(id, &self.config(layer), request, span))
+    }
 
-        let (sender, waiting) = flume::bounded(self.buffer_limit);
-        let advanced = Arc::new(Advanced::default());
+    /// The pipeline of `stream`, whose end is told to `on_end`.
+    pub(crate) fn start(
+        &self,
+        stream: Arc<StreamState>,
+        check: Option<ChunkCheck>,
+        on_end: OnEnd,
+    ) -> StreamPipeline {
+        self.open_meter(&stream);
+        let guard = StreamGuard::new(Arc::clone(&stream));
+        stream.open(on_end);
+        let limit = usize::try_from(stream.config().backpressure.buffer_limit).unwrap_or(usize::MAX);
+        let (sender, receiver) = flume::bounded(limit);
         let shared = Shared {
-            accumulator: ContentAccumulator::written(log),
-            token: guard.handle().cancellation_token(),
+            token: stream.token(),
             sender,
-            mover: Mutex::new(Mover { waiting, writer: guard.pipeline().writer() }),
-            throttle: Mutex::default(),
-            waker: Arc::clone(&advanced).into(),
-            advanced,
+            mover: Mutex::new(Mover { receiver, writer: stream.buffer().writer(), check }),
+            waiting: Mutex::default(),
+            handle: StreamHandle::new(stream),
             guard,
         };
         StreamPipeline { shared: Arc::new(shared) }
     }
 
-    fn rules(&self, pool: Arc<Pool>) -> Rules {
-        let capture = Capture::all(self.max_size);
-        let pressure = Pressure::new(self.strategy, self.buffer_limit, self.high_water_mark);
-        let keeping = Keeping { capture, pool, pressure, archivist: None };
-        Rules {
-            keeping: Arc::new(keeping),
-            max_bytes_per_second: None,
-            limits: TimeLimits::default(),
-            meters: None,
+    fn config(&self, layer: &Arc<StreamConfig>) -> Arc<StreamConfig> {
+        let Self { buffer_limit, strategy, capture, budget, token, .. } = self;
+        let is_as_layer =
+            buffer_limit.is_none() && strategy.is_none() && capture.is_none() && budget.is_none();
+        if is_as_layer && token.is_none() {
+            return Arc::clone(layer);
         }
+        let before = &layer.backpressure;
+        let backpressure = match buffer_limit {
+            None => BackpressureConfig { strategy: strategy.unwrap_or(before.strategy), ..*before },
+            Some(limit) => {
+                BackpressureConfig::new(strategy.unwrap_or(before.strategy), *limit, self.high_water_mark)
+            }
+        };
+        let mut buffer = (*layer.buffer).clone();
+        (buffer.buffer_limit, buffer.drops_oldest) = (backpressure.buffer_limit, backpressure.drops_oldest());
+        if let Some(capture) = capture {
+            buffer.capture = *capture;
+        }
+        if let Some(budget) = budget {
+            buffer.pool = Arc::new(Pool::new(budget.clone()));
+        }
+        Arc::new(StreamConfig {
+            buffer: Arc::new(buffer),
+            backpressure,
+            budget: budget.as_ref().unwrap_or(&layer.budget).clone(),
+            token: token.as_ref().unwrap_or(&layer.token).clone(),
+            max_bytes_per_second: layer.max_bytes_per_second,
+            limits: layer.limits,
+            #[cfg(feature = "llm")]
+            meters: layer.meters.clone(),
+        })
     }
+
+    /// Lets the layer's meter read the stream, as it would read a successful response of this media type.
+    #[cfg(feature = "llm")]
+    fn open_meter(&self, stream: &StreamState) {
+        let content_type = self.content_type.iter().map(|value| (CONTENT_TYPE, value.clone()));
+        stream.open_meter(&super::head::ResponseFacts {
+            status: http::StatusCode::OK,
+            headers: HeaderMap::from_iter(content_type),
+            bodiless: false,
+            empty: false,
+            declared: None,
+            bad_length: None,
+        });
+    }
+
+    #[cfg(not(feature = "llm"))]
+    fn open_meter(&self, _: &StreamState) {}
 }
 
 // === impl Shared ===
 
 impl Shared {
-    fn check(&self) -> Result<(), StreamError> {
-        let pipeline = self.guard.pipeline();
-        if let Some(error) = pipeline.stopped() {
-            return Err(error.clone().unwrap_or_else(stopped));
-        }
-        if let Some(outcome) = pipeline.outcome() {
-            return Err(outcome.error().cloned().unwrap_or_else(stopped));
-        }
-        if self.token.is_cancelled() { Err(stopped()) } else { Ok(()) }
+    fn stream(&self) -> &StreamState {
+        self.guard.state()
     }
 
-    /// Waits for `wait`, until the token is cancelled.
-    async fn unless_cancelled(
-        &self,
-        wait: impl Future<Output = Result<(), StreamError>>,
-    ) -> Result<(), StreamError> {
-        tokio::select! {
-            // In this order: a chunk that was taken while it waited is no error.
-            biased;
-            waited = wait => waited,
-            () = self.token.cancelled() => Err(self.check().err().unwrap_or_else(stopped)),
-        }
+    /// The error of a push into a stream that has ended.
+    fn check(&self) -> Result<(), PushError> {
+        let stream = self.stream();
+        let failed = match (stream.closing(), stream.outcome()) {
+            (Some(Some(error)), _) => Some(error.clone()),
+            (_, Some(outcome)) => outcome.error().cloned(),
+            (Some(None), None) => None,
+            (None, None) if self.token.is_cancelled() => None,
+            (None, None) => return Ok(()),
+        };
+        Err(match failed {
+            None | Some(StreamError::Stopped { .. }) => PushError::Ended,
+            Some(error) => PushError::Failed(error),
+        })
     }
 
-    /// Settles the stream, unless somebody did before; then the error with which it ended, if any.
-    fn end(&self, signal: Signal) -> Option<Option<StreamError>> {
-        let ended = self.guard.settle_shared(signal);
-        // Who waits for readers need not wait for the end.
-        self.advanced.0.notify_waiters();
-        ended
+    /// The result of `wait`, unless the token is cancelled first.
+    async fn unless_cancelled<T>(&self, wait: impl Future<Output = T>) -> Result<T, PushError> {
+        let (mut wait, mut cancelled) = (pin!(wait), pin!(self.token.cancelled()));
+        poll_fn(|cx| {
+            // In this order: a chunk that was taken while it waited is not an error.
+            if let Poll::Ready(result) = wait.as_mut().poll(cx) {
+                return Poll::Ready(Ok(result));
+            }
+            cancelled.as_mut().poll(cx).map(|()| Err(self.check().err().unwrap_or(PushError::Ended)))
+        })
+        .await
     }
 
     /// Moves what waits in the channel into the accumulator, unless somebody else is at it.
-    fn move_all(&self) {
-        // Looked at again after the lock is free: a chunk that came while it was held, and whose producer
-        // went on because of that, is moved by the one who held it.
+    fn move_all(&self) -> Result<(), PushError> {
+        // Looked at again after the lock is free: a chunk that came while it was held, and whose producer went on
+        // because of that, is moved by the one who held it.
         while !self.sender.is_empty() {
             // Poisoned only if the accumulator itself panicked.
             let Ok(mut mover) = self.mover.try_lock() else {
-                return;
+                return Ok(());
             };
-            // After so many, another producer may take over.
-            self.move_with(&mut mover, MOST_AT_ONCE);
-        }
-    }
-
-    fn move_with(&self, Mover { waiting, writer }: &mut Mover, most: usize) {
-        for chunk in waiting.try_iter().take(most) {
-            // Beyond the limit it is counted and not kept: the snapshot says that it is truncated.
-            self.guard.pipeline().record_chunk(writer, &chunk);
-        }
-    }
-
-    /// Does to this producer what [`Gate`](crate::stream::throttle::Gate) does to a body; there may be several at once.
-    async fn wait_for_readers(&self) -> Result<(), StreamError> {
-        let pipeline = self.guard.pipeline();
-        let pressure = pipeline.pressure();
-        let mut deadline = None;
-        while !pressure.drops_oldest() {
-            let advanced = self.advanced.0.notified();
-            tokio::pin!(advanced);
-            // Before the look at the lag: what is read after it is not missed.
-            advanced.as_mut().enable();
-            pipeline.wake_on_stop(&self.waker);
-            pipeline.set_gated(true);
-            self.check()?;
-            let lag = self.lag();
-            let step = self.throttle().step(pressure, lag);
-            match step {
-                Step::Go => return Ok(()),
-                Step::Delay(delay) => return self.delay(delay).await,
-                Step::Hold(None) => advanced.await,
-                Step::Hold(Some(longest)) => {
-                    let until = *deadline.get_or_insert_with(|| Instant::now() + longest);
-                    if timeout_at(until, advanced).await.is_err() {
-                        return self.too_far(lag);
-                    }
-                }
-                Step::Fail => return self.too_far(lag),
-            }
+            // After these, another producer may take over.
+            self.move_with(&mut mover, MOST_AT_ONCE)?;
         }
         Ok(())
     }
 
-    /// Waits so long, or until the readers are near again.
-    async fn delay(&self, delay: Duration) -> Result<(), StreamError> {
-        let timer = sleep(delay);
-        tokio::pin!(timer);
-        let pipeline = self.guard.pipeline();
-        loop {
-            let advanced = self.advanced.0.notified();
-            tokio::pin!(advanced);
-            advanced.as_mut().enable();
-            pipeline.wake_on_stop(&self.waker);
-            self.check()?;
-            if self.lag() < pipeline.pressure().high_water {
-                return Ok(());
+    fn move_with(&self, mover: &mut Mover, most: usize) -> Result<(), PushError> {
+        let Mover { receiver, writer, check } = mover;
+        let stream = self.stream();
+        let mut result = Ok(());
+        for chunk in receiver.try_iter().take(most) {
+            if result.is_ok()
+                && let Some(check) = check
+            {
+                result = check.chunk(&chunk, stream).map_err(|_| ());
             }
-            tokio::select! {
-                () = &mut timer => return Ok(()),
-                () = advanced => {}
+            if result.is_ok() && !chunk.is_empty() && !stream.pass_chunk(writer, &chunk, false, true) {
+                result = Err(());
             }
         }
+        result.map_err(|()| self.check().err().unwrap_or(PushError::Ended))
     }
 
-    fn lag(&self) -> u64 {
-        let pipeline = self.guard.pipeline();
-        pipeline.readers_lag(pipeline.metrics().chunks())
+    async fn wait_for_readers(&self) -> Result<(), PushError> {
+        let _producer = WaitingProducer::new(self);
+        let mut wait = ReaderWait::default();
+        poll_fn(|cx| self.poll_readers(&mut wait, cx)).await
     }
 
-    fn too_far(&self, lag: u64) -> Result<(), StreamError> {
-        let error = self.guard.pipeline().pressure().too_far(lag);
-        let ended = self.end(Signal::Limit(error));
-        Err(ended.flatten().or_else(|| self.check().err()).unwrap_or_else(stopped))
+    fn poll_readers(&self, wait: &mut ReaderWait, cx: &mut Context<'_>) -> Poll<Result<(), PushError>> {
+        let stream = self.stream();
+        stream.wake_on_change(cx.waker());
+        // After that: a stop that comes later wakes this producer.
+        self.check()?;
+        let lag = |waker: &Waker| self.lag(waker);
+        let config = &stream.config().backpressure;
+        let polled = wait.poll(cx, stream, lag, |lag| self.waiting().throttle.step(config, lag));
+        polled.map_err(|error| {
+            stream.settle(EndSignal::Limit(error.clone()), None);
+            self.check().err().unwrap_or(PushError::Failed(error))
+        })
     }
 
-    fn throttle(&self) -> MutexGuard<'_, Throttle> {
+    fn lag(&self, waker: &Waker) -> u64 {
+        let stream = self.stream();
+        let Ok(mover) = self.mover.try_lock() else {
+            // Somebody moves chunks, and a later look sees how far the spilled file is.
+            return stream.reader_lag(stream.metrics().chunks());
+        };
+        let lag = stream.lag(&mover.writer, waker);
+        drop(mover);
+        // A producer that found it taken went on and left its chunk. An error shows in the next `check`.
+        let _ = self.move_all();
+        lag
+    }
+
+    fn mover(&self) -> MutexGuard<'_, Mover> {
+        self.mover.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         // Nothing can panic under this lock.
-        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-// === impl Advanced ===
+// === impl WaitingProducer ===
 
-impl Wake for Advanced {
-    fn wake(self: Arc<Self>) {
-        self.0.notify_waiters();
+impl<'a> WaitingProducer<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.waiting().producers += 1;
+        Self { shared }
     }
 }
 
-fn stopped() -> StreamError {
-    StreamError::Stopped { reason: StopReason::Cancelled }
+impl Drop for WaitingProducer<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.shared.waiting();
+        waiting.producers -= 1;
+        if waiting.producers == 0 {
+            self.shared.stream().set_throttled(false);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -517,7 +536,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn many_producers_lose_nothing_and_each_keeps_its_order() {
+    async fn producers_keep_their_order() {
         const PRODUCERS: u8 = 8;
         const CHUNKS: u32 = 2_000;
         let pipeline = StreamPipeline::new(4);
@@ -539,7 +558,8 @@ mod tests {
         assert!(pipeline.finish(Outcome::Completed));
 
         let mut next = [0; PRODUCERS as usize];
-        for chunk in pipeline.accumulator().snapshot().chunks() {
+        for chunk in pipeline.snapshot().chunks() {
+            let chunk = chunk.unwrap();
             let n = u32::from_le_bytes(chunk[1..].try_into().unwrap());
             assert_eq!(n, next[chunk[0] as usize]);
             next[chunk[0] as usize] += 1;
@@ -550,7 +570,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     #[expect(clippy::await_holding_lock, reason = "stands for a producer that is stuck with it")]
-    async fn a_push_waits_while_the_channel_is_full_and_the_end_ends_the_wait() {
+    async fn push_waits_while_the_channel_is_full() {
         let pipeline = StreamPipeline::new(2);
         // As if another producer were stuck while it moves chunks.
         let stuck = pipeline.shared.mover.lock().unwrap();
@@ -563,10 +583,10 @@ mod tests {
         assert!(fourth.poll().is_pending());
         drop(fourth);
         drop(stuck);
-        pipeline.shared.move_all();
+        pipeline.shared.move_all().unwrap();
         assert!(third.is_woken());
         assert_eq!(third.await, Ok(()));
-        assert_eq!(pipeline.accumulator().snapshot().to_bytes(), "xxy");
+        assert_eq!(pipeline.snapshot().to_bytes().unwrap(), "xxy");
 
         let stuck = pipeline.shared.mover.lock().unwrap();
         for _ in 0..2 {
@@ -578,13 +598,13 @@ mod tests {
         assert!(pipeline.finish(Outcome::Cancelled));
         assert!(waiting.is_woken());
         assert_eq!(waiting.await, Ok(()), "it was taken while it waited");
-        assert_eq!(pipeline.accumulator().snapshot().to_bytes(), "xxyxxy");
+        assert_eq!(pipeline.snapshot().to_bytes().unwrap(), "xxyxxy");
         assert!(pipeline.push(Bytes::from_static(b"!")).await.is_err());
     }
 
     #[tokio::test]
     #[expect(clippy::await_holding_lock, reason = "stands for a producer that is stuck with it")]
-    async fn cancellation_ends_the_wait_of_a_chunk_that_nobody_takes() {
+    async fn cancellation_ends_a_waiting_push() {
         let parent = CancellationToken::new();
         let pipeline = StreamPipeline::builder().buffer_limit(1).token(&parent).build();
         let _stuck = pipeline.shared.mover.lock().unwrap();
@@ -593,11 +613,11 @@ mod tests {
         assert!(waiting.poll().is_pending());
         parent.cancel();
         assert!(waiting.is_woken());
-        assert!(matches!(waiting.await, Err(StreamError::Stopped { .. })));
+        assert!(matches!(waiting.await, Err(PushError::Ended)));
     }
 
     #[tokio::test]
-    async fn the_first_finish_wins_and_tokens_follow() {
+    async fn first_finish_wins_and_tokens_follow() {
         let parent = CancellationToken::new();
         let pipeline = StreamPipeline::builder().token(&parent).build();
         let child = pipeline.child_token();
@@ -614,14 +634,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_the_limit_content_is_counted_and_not_kept() {
+    async fn content_beyond_the_limit_is_counted() {
         let pipeline = StreamPipeline::builder().max_size(4).build();
         for _ in 0..3 {
             pipeline.push(Bytes::from_static(b"abc")).await.unwrap();
         }
         assert_eq!(pipeline.metrics().bytes(), 9);
         assert!(pipeline.metrics().elapsed() < Duration::from_secs(3600));
-        let content = pipeline.accumulator().snapshot();
-        assert_eq!((content.to_bytes(), content.is_truncated()), (Bytes::from_static(b"abc"), true));
+        let content = pipeline.snapshot();
+        assert_eq!((content.to_bytes().unwrap(), content.is_truncated()), (Bytes::from_static(b"abca"), true));
     }
 }

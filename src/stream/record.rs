@@ -1,20 +1,21 @@
-//! The account of one ended stream.
+//! The record of one ended stream.
 
 use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
+use super::head::{RequestHead, ResponseFacts};
+use super::metrics::StreamMetrics;
+use super::outcome::{EndedBy, Evidence, Outcome, Phase};
+#[cfg(feature = "llm")]
+use super::report::{LazyReport, MeteredStream};
+use super::stop_reason::StopReason;
+use super::termination::Decision;
 use crate::accumulator::Content;
-use crate::stream::termination::Verdict;
-use crate::stream::findings::{Ended, Findings};
 use crate::id::StreamId;
-use crate::meter::report::LlmReport;
-use crate::stream::metrics::StreamMetrics;
-use crate::stream::outcome::{EndedBy, Evidence, Outcome, Phase};
-use crate::stream::state::Pipeline;
-use crate::stream::stop::StopReason;
-use crate::meter::usage::{Usage, UsageBasis};
+#[cfg(feature = "llm")]
+use crate::meter::{LlmReport, Usage, UsageBasis};
 
 /// The immutable account of an ended stream, handed to hooks.
 ///
@@ -33,24 +34,34 @@ use crate::meter::usage::{Usage, UsageBasis};
 /// peers that fall silent without closing, or truncation that the upstream's own protocol hides (a
 /// close-delimited body, an HTTP/2 reset with NO_ERROR).
 pub struct StreamRecord<C = ()> {
-    account: Arc<Account<C>>,
     attempt: u32,
+    source: Source<C>,
 }
 
-/// What all deliveries of one record share.
-pub(crate) struct Account<C> {
-    pub(crate) pipeline: Arc<Pipeline>,
-    pub(crate) context: Option<C>,
-    pub(crate) verdict: Verdict,
+/// Where a record's facts stand: the first attempt holds them, and later ones share them.
+enum Source<C> {
+    Own { ended: EndedStream, context: Option<C> },
+    Shared(Arc<StreamRecord<C>>),
+}
+
+/// What is known of a stream that has ended: its record, but for the context.
+#[derive(Debug)]
+pub(crate) struct EndedStream {
+    pub(crate) id: StreamId,
+    pub(crate) request: RequestHead,
+    pub(crate) response: Option<ResponseFacts>,
+    pub(crate) decision: Decision,
     pub(crate) trailers: Option<HeaderMap>,
     pub(crate) grpc_status: Option<i32>,
     pub(crate) content: Content,
     pub(crate) metrics: StreamMetrics,
-    /// None where the layer meters nothing.
-    pub(crate) findings: Option<Box<Findings>>,
+    /// `None` where nothing is metered.
+    #[cfg(feature = "llm")]
+    pub(crate) report: Option<Box<LazyReport>>,
 }
 
-/// The usage of streams that nobody meters.
+/// The usage of streams that nothing meters.
+#[cfg(feature = "llm")]
 static ABSENT: Usage = Usage {
     input_tokens: None,
     output_tokens: None,
@@ -65,79 +76,113 @@ static ABSENT: Usage = Usage {
 // === impl StreamRecord ===
 
 impl<C> StreamRecord<C> {
-    pub(crate) fn new(account: Arc<Account<C>>, attempt: u32) -> Self {
-        Self { account, attempt }
+    /// The record for the first attempt.
+    pub(crate) fn new(ended: EndedStream, context: Option<C>) -> Self {
+        Self { attempt: 1, source: Source::Own { ended, context } }
+    }
+
+    /// The same record, for a later attempt.
+    pub(crate) fn for_attempt(record: &Arc<Self>, attempt: u32) -> Arc<Self> {
+        let first = match &record.source {
+            Source::Own { .. } => record,
+            Source::Shared(first) => first,
+        };
+        if first.attempt == attempt {
+            return Arc::clone(first);
+        }
+        Arc::new(Self { attempt, source: Source::Shared(Arc::clone(first)) })
+    }
+
+    pub(crate) fn ended(&self) -> &EndedStream {
+        match &self.source {
+            Source::Own { ended, .. } => ended,
+            Source::Shared(first) => first.ended(),
+        }
     }
 
     /// The stream's id: the same in every delivery of this record.
     pub fn id(&self) -> StreamId {
-        self.account.pipeline.id()
+        self.ended().id
     }
 
     /// What the `context` closure made of the request's head. `None` if it panicked: the stream went on
     /// without it.
     pub fn context(&self) -> Option<&C> {
-        self.account.context.as_ref()
+        match &self.source {
+            Source::Own { context, .. } => context.as_ref(),
+            Source::Shared(first) => first.context(),
+        }
     }
 
     /// How the stream ended.
     pub fn outcome(&self) -> &Outcome {
-        &self.account.verdict.outcome
+        &self.ended().decision.outcome
+    }
+
+    /// Whether the stream completed, and its response says that it worked: status 2xx, and `grpc-status` 0 where there
+    /// is one.
+    ///
+    /// `Completed` alone says only that the response is whole: a 404 completes, too. A stream without a response, such
+    /// as a [`StreamPipeline`](crate::StreamPipeline)'s, has no status that could speak against it.
+    pub fn is_success(&self) -> bool {
+        *self.outcome() == Outcome::Completed
+            && self.status().is_none_or(|status| status.is_success())
+            && self.grpc_status().is_none_or(|status| status == 0)
     }
 
     /// How far it had come.
     pub fn phase(&self) -> Phase {
-        self.account.verdict.phase
+        self.ended().decision.phase
     }
 
     /// What the decision rests on.
     pub fn evidence(&self) -> Evidence {
-        self.account.verdict.evidence
+        self.ended().decision.evidence
     }
 
     /// Who ended it.
     pub fn ended_by(&self) -> EndedBy {
-        self.account.verdict.ended_by
+        self.ended().decision.ended_by
     }
 
     /// Why it was stopped, if it was stopped on purpose.
     pub fn stop_reason(&self) -> Option<&StopReason> {
-        self.account.verdict.stop_reason.as_ref()
+        self.ended().decision.stop_reason.as_ref()
     }
 
     /// The request's method.
     pub fn method(&self) -> &Method {
-        &self.account.pipeline.request().method
+        &self.ended().request.method
     }
 
     /// The request's URI, query included.
     pub fn uri(&self) -> &Uri {
-        &self.account.pipeline.request().uri
+        &self.ended().request.uri
     }
 
     /// The request's HTTP version.
     pub fn version(&self) -> Version {
-        self.account.pipeline.request().version
+        self.ended().request.version
     }
 
     /// The response's status; `None` without a response.
     pub fn status(&self) -> Option<StatusCode> {
-        self.account.pipeline.head().map(|head| head.status)
+        self.ended().response.as_ref().map(|head| head.status)
     }
 
     /// The response's headers; `None` without a response.
     pub fn headers(&self) -> Option<&HeaderMap> {
-        self.account.pipeline.head().map(|head| &head.headers)
+        self.ended().response.as_ref().map(|head| &head.headers)
     }
 
     /// The response's trailers, if a trailers frame was pulled.
     pub fn trailers(&self) -> Option<&HeaderMap> {
-        self.account.trailers.as_ref()
+        self.ended().trailers.as_ref()
     }
 
     /// The number in `grpc-status`, from the trailers, else from the headers.
     pub fn grpc_status(&self) -> Option<i32> {
-        self.account.grpc_status
+        self.ended().grpc_status
     }
 
     /// Bytes of content that the response declared: the body's exact size hint, else a usable
@@ -145,17 +190,17 @@ impl<C> StreamRecord<C> {
     ///
     /// A body may yield more than it declared; a server sends no more. Bill at most this.
     pub fn declared_length(&self) -> Option<u64> {
-        self.account.pipeline.head().and_then(|head| head.declared)
+        self.ended().response.as_ref().and_then(|head| head.declared)
     }
 
     /// What was captured.
     pub fn content(&self) -> &Content {
-        &self.account.content
+        &self.ended().content
     }
 
     /// The stream's numbers, as they stood at its end.
     pub fn metrics(&self) -> &StreamMetrics {
-        &self.account.metrics
+        &self.ended().metrics
     }
 
     /// The tokens that a [meter](crate::Builder::meter) counted; [absent](UsageBasis::Absent) where nothing is
@@ -165,8 +210,10 @@ impl<C> StreamRecord<C> {
     /// [`Estimator`](crate::Estimator) runs, and, with [`MeterSet::on_worker`](crate::MeterSet::on_worker), the
     /// meter itself, which reads all that was captured. Spilled content is then read back, which blocks as
     /// [`Content::chunks`] does. After that it costs nothing.
+    #[cfg(feature = "llm")]
     pub fn usage(&self) -> &Usage {
-        self.account.findings.as_ref().map_or(&ABSENT, |findings| findings.usage(self.account.ended()))
+        let ended = self.ended();
+        ended.report.as_ref().map_or(&ABSENT, |report| report.usage(ended.metered()))
     }
 
     /// What else is known of a language model's response: model, finish reasons, text, times. `None` where no
@@ -175,26 +222,15 @@ impl<C> StreamRecord<C> {
     ///
     /// Worked out on first use, as [`usage`](Self::usage) is, which copies the texts that were kept; without the
     /// estimates.
+    #[cfg(feature = "llm")]
     pub fn llm(&self) -> Option<&LlmReport> {
-        self.account.findings.as_ref()?.llm(self.account.ended())
+        let ended = self.ended();
+        ended.report.as_ref()?.llm(ended.metered())
     }
 
     /// Which attempt at this hook this is, from 1. It goes on counting over redeliveries.
     pub fn attempt(&self) -> u32 {
         self.attempt
-    }
-}
-
-// === impl Account ===
-
-impl<C> Account<C> {
-    fn ended(&self) -> Ended<'_> {
-        Ended {
-            pipeline: &self.pipeline,
-            outcome: &self.verdict.outcome,
-            content: &self.content,
-            bytes: self.metrics.bytes(),
-        }
     }
 }
 
@@ -209,11 +245,27 @@ impl<C: fmt::Debug> fmt::Debug for StreamRecord<C> {
             .field("ended_by", &self.ended_by())
             .field("stop_reason", &self.stop_reason())
             .field("method", self.method())
-            .field("uri", self.uri())
+            // Without the query: some providers take the key there.
+            .field("path", &self.uri().path())
             .field("status", &self.status())
             .field("bytes", &self.metrics().bytes())
             .field("content", self.content())
             .field("attempt", &self.attempt)
             .finish_non_exhaustive()
+    }
+}
+
+// === impl EndedStream ===
+
+#[cfg(feature = "llm")]
+impl EndedStream {
+    fn metered(&self) -> MeteredStream<'_> {
+        MeteredStream {
+            request: &self.request,
+            response: self.response.as_ref(),
+            outcome: &self.decision.outcome,
+            content: &self.content,
+            bytes: self.metrics.bytes(),
+        }
     }
 }

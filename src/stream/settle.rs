@@ -1,162 +1,234 @@
-//! The exchange: one stream from its admission to its one record.
+//! The end of a stream: the one place that settles it.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::mem;
+use std::sync::{Arc, PoisonError};
 
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
-use tokio::sync::OwnedSemaphorePermit;
 
-use crate::delivery::Dispatcher;
-use crate::stream::termination::{GrpcStatus, Signal, decide};
-use crate::error::StreamError;
-use crate::stream::findings::{Ended, Findings};
+use super::error::StreamError;
+use super::head::ResponseFacts;
+use super::outcome::{Evidence, Outcome};
+use super::record::EndedStream;
+#[cfg(feature = "llm")]
+use super::report::{LazyReport, MeteredStream};
+use super::state::{Ending, Flags, OnEnd, Stage, StreamState};
+use super::termination::{EndSignal, Facts, GrpcStatus, decide};
+use super::trace;
+use crate::contain::contain;
+#[cfg(feature = "llm")]
 use crate::meter::Metering;
-use crate::stream::outcome::Outcome;
-use crate::stream::state::{Pipeline, Settle, Settled, StreamHandle};
-use crate::stream::record::Account;
-use crate::stream::trace;
 
-/// What a stream needs for its record, until it is taken for that.
-struct Open<C> {
-    context: Option<C>,
-    slot: OwnedSemaphorePermit,
-    dispatcher: Arc<Dispatcher<C>>,
-}
-
-struct Exchange<C> {
-    pipeline: Arc<Pipeline>,
-    /// Taken by whoever settles the stream, so that it is settled once.
-    open: Mutex<Option<Open<C>>>,
+/// What a call of [`settle`](StreamState::settle) did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Settlement {
+    /// Nothing: somebody settled the stream before.
+    Already,
+    /// Nothing yet: the stream's context is being made, and the stream is settled right after that.
+    Deferred,
+    /// It settled the stream, and the body need not end with an error.
+    Settled,
+    /// It settled the stream, whose body is to end with this error.
+    Failed(StreamError),
 }
 
 /// Settles its stream when it is dropped, unless somebody did before.
 ///
-/// Held first by the response's future, then by its body.
-pub(crate) struct Guard {
-    pipeline: Arc<Pipeline>,
-    exchange: Arc<dyn Settle>,
-    handle: StreamHandle,
-    settled: bool,
+/// The response's future holds it first, then the response's body.
+#[derive(Debug)]
+pub(crate) struct StreamGuard {
+    state: Arc<StreamState>,
 }
 
-/// Opens a stream. `context` is called with its handle.
-pub(crate) fn open<C: Send + Sync + 'static>(
-    dispatcher: &Arc<Dispatcher<C>>,
-    pipeline: Pipeline,
-    slot: OwnedSemaphorePermit,
-    context: impl FnOnce(StreamHandle) -> Option<C>,
-) -> Guard {
-    let pipeline = Arc::new(pipeline);
-    let exchange: Arc<dyn Settle> = Arc::new_cyclic(|exchange: &Weak<Exchange<C>>| {
-        let handle = StreamHandle::new(Arc::clone(&pipeline), exchange.clone());
-        let open = Open { context: context(handle), slot, dispatcher: Arc::clone(dispatcher) };
-        Exchange { pipeline: Arc::clone(&pipeline), open: Mutex::new(Some(open)) }
-    });
-    dispatcher.opened(pipeline.id(), Arc::downgrade(&exchange));
-    Guard { handle: Arc::clone(&exchange).handle(), pipeline, exchange, settled: false }
-}
+// === impl StreamState ===
 
-// === impl Exchange ===
+impl StreamState {
+    /// Opens the stream: from now on it can be settled, and `on_end` gets what has ended.
+    pub(crate) fn open(&self, on_end: OnEnd) {
+        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = mem::replace(&mut ending.stage, Stage::Open(on_end));
+        drop(ending);
+        if let Stage::Opening(Some(signal)) = before {
+            self.settle(signal, None);
+        }
+    }
 
-impl<C: Send + Sync + 'static> Settle for Exchange<C> {
-    fn settle(&self, signal: Signal, trailers: Option<&HeaderMap>) -> Option<Settled> {
-        // Nothing can panic under this lock, and it is taken at most twice in a stream's life.
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Open { context, slot, dispatcher } = open?;
-        let pipeline = &self.pipeline;
+    /// Decides how the stream ended, makes its record, and hands it over. The first call wins.
+    ///
+    /// It may be called from any thread, also while the body is polled: the metrics' gate orders the two. The order
+    /// of the statements matters:
+    ///
+    /// 1. Close the gate. From here no frame is counted, and none goes on.
+    /// 2. Decide, from facts that stand still.
+    /// 3. Tell the body how to end.
+    /// 4. Make the record, and hand it over.
+    /// 5. Only then touch the world outside: wakers, the token, the tracing subscriber. Each may panic, and none may
+    ///    cost the record.
+    pub(crate) fn settle(&self, signal: EndSignal, trailers: Option<&HeaderMap>) -> Settlement {
+        let (on_end, response) = match self.take_ending(signal.clone()) {
+            Ok(taken) => taken,
+            Err(settlement) => return settlement,
+        };
+        self.metrics().close();
 
-        let headers = pipeline.head().map(|head| &head.headers);
-        let grpc = trailers.and_then(grpc_status).or_else(|| headers.and_then(grpc_status));
+        let grpc = grpc_status(trailers, response.as_ref());
         let grpc_status = grpc.as_ref().map(|grpc| grpc.status);
-        let mut facts = pipeline.facts(signal);
-        facts.grpc = grpc;
-        // Taken before the decision, which needs what the meter has seen. Waits for one feed at the most.
-        let metering = pipeline.metered().finish_answer();
-        facts.terminated = metering.as_ref().is_some_and(Metering::is_terminated);
-        facts.in_band = metering.as_ref().and_then(Metering::in_band).cloned();
-        let verdict = decide(&facts);
+        let mut facts = self.facts(signal, response.as_ref(), grpc);
+        #[cfg(feature = "llm")]
+        let meter = self.meters().finish_response();
+        #[cfg(feature = "llm")]
+        if let Some(meter) = &meter {
+            facts.terminated = meter.is_terminated();
+            facts.in_band = meter.in_band().map(|error| StreamError::InBand {
+                code: error.code.clone(),
+                message: error.message.clone(),
+            });
+        }
+        let decision = decide(&facts);
 
-        let error = match (&verdict.stop_reason, verdict.outcome.error()) {
+        let error = match (&decision.stop_reason, decision.outcome.error()) {
             (Some(reason), _) => Some(StreamError::Stopped { reason: reason.clone() }),
             (None, error) => error.cloned(),
         };
-        let metrics = pipeline.metrics().freeze();
-        trace::ended(pipeline.span(), &verdict.outcome, verdict.evidence, metrics.bytes());
-        if verdict.outcome != Outcome::Completed {
-            pipeline.fire_token();
+        // What follows the protocol's own end may never come: then nobody else would end the body.
+        if error.is_some() || decision.evidence == Evidence::LogicalEnd {
+            // Set once, because a stream is settled once.
+            let _ = self.closing.set(error.clone());
         }
-        pipeline.set_outcome(&verdict.outcome);
-        let evidence = verdict.evidence;
-        let content = pipeline.snapshot();
-        let ended = Ended { pipeline, outcome: &verdict.outcome, content: &content, bytes: metrics.bytes() };
-        let findings = Findings::new(ended, metering);
-        let account = Account {
-            pipeline: Arc::clone(pipeline),
-            context,
-            verdict,
+        let (outcome, evidence) = (decision.outcome.clone(), decision.evidence);
+        let _ = self.outcome.set(outcome.clone());
+        self.buffer().complete();
+        let (metrics, content) = (self.metrics().freeze(), self.snapshot());
+        let bytes = metrics.bytes();
+        #[cfg(feature = "llm")]
+        let report = self.report(meter, MeteredStream {
+            request: self.request(),
+            response: response.as_ref(),
+            outcome: &outcome,
+            content: &content,
+            bytes,
+        });
+        let ended = EndedStream {
+            id: self.id(),
+            request: self.request().clone(),
+            content,
+            #[cfg(feature = "llm")]
+            report,
+            response,
+            decision,
             trailers: trailers.cloned(),
             grpc_status,
-            content,
             metrics,
-            findings,
         };
-        dispatcher.settled(account, slot);
-        Some(Settled { error, evidence })
-    }
+        on_end(ended);
 
-    fn handle(self: Arc<Self>) -> StreamHandle {
-        let pipeline = Arc::clone(&self.pipeline);
-        let exchange: Arc<dyn Settle> = self;
-        StreamHandle::new(pipeline, Arc::downgrade(&exchange))
-    }
-}
-
-// === impl Guard ===
-
-impl Guard {
-    pub(crate) fn pipeline(&self) -> &Pipeline {
-        &self.pipeline
-    }
-
-    pub(crate) fn handle(&self) -> &StreamHandle {
-        &self.handle
-    }
-
-    /// Settles the stream, unless somebody did before. Returns the error with which the layer is to end
-    /// the body.
-    pub(crate) fn settle(&mut self, signal: Signal, trailers: Option<&HeaderMap>) -> Option<StreamError> {
-        self.settled = true;
-        self.exchange.settle(signal, trailers)?.error
-    }
-}
-
-impl Guard {
-    /// As [`settle`](Self::settle), for a stream with several ends; `None` if somebody did before.
-    pub(crate) fn settle_shared(&self, signal: Signal) -> Option<Option<StreamError>> {
-        Some(self.exchange.settle(signal, None)?.error)
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if !self.settled {
-            let unwinding = std::thread::panicking();
-            self.settle(Signal::Dropped { unwinding }, None);
+        contain(|| self.wake_body());
+        if let Some(readers) = self.some_readers() {
+            contain(|| readers.ring());
         }
-        self.pipeline.forget_waker();
+        if outcome != Outcome::Completed {
+            contain(|| self.cancel_token());
+        }
+        trace::ended(self.span(), self.id(), &outcome, evidence, bytes);
+        match error {
+            Some(error) => Settlement::Failed(error),
+            None => Settlement::Settled,
+        }
+    }
+
+    /// What is needed to end the stream, for the first who asks. Others are told what they did instead.
+    fn take_ending(&self, signal: EndSignal) -> Result<(OnEnd, Option<ResponseFacts>), Settlement> {
+        // Nothing can panic under this lock, and it is taken a few times in a stream's life.
+        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ending { stage, response } = &mut *ending;
+        match stage {
+            Stage::Ended | Stage::Opening(Some(_)) => Err(Settlement::Already),
+            Stage::Opening(stop) => {
+                *stop = Some(signal);
+                Err(Settlement::Deferred)
+            }
+            Stage::Open(_) => match mem::replace(stage, Stage::Ended) {
+                Stage::Open(on_end) => Ok((on_end, response.take())),
+                _ => unreachable!("it was just matched"),
+            },
+        }
+    }
+
+    /// The facts as they stand.
+    fn facts(
+        &self,
+        signal: EndSignal,
+        response: Option<&ResponseFacts>,
+        grpc: Option<GrpcStatus>,
+    ) -> Facts {
+        let flags = self.flags();
+        let panicked = flags.has(Flags::POLLING);
+        Facts {
+            signal,
+            has_head: response.is_some() || flags.has(Flags::HEADLESS),
+            // The flag is set after the poll: a panic in the first one leaves it unset.
+            polled: flags.has(Flags::POLLED) || (panicked && response.is_some()),
+            panicked,
+            bodiless: response.is_some_and(|response| response.bodiless),
+            empty: response.is_some_and(|response| response.empty),
+            end_hint: self.metrics().end_hint(),
+            declared: response.and_then(|response| response.declared),
+            bad_length: response.and_then(|response| response.bad_length.clone()),
+            produced: self.metrics().bytes_produced(),
+            grpc,
+            terminated: false,
+            in_band: None,
+        }
     }
 }
 
-/// `grpc-status` and the percent-decoded `grpc-message`
+#[cfg(feature = "llm")]
+impl StreamState {
+    /// What there is to report of the stream; `None` where nothing is metered.
+    fn report(&self, meter: Option<Metering>, stream: MeteredStream<'_>) -> Option<Box<LazyReport>> {
+        let (meters, budget) = (self.config().meters.clone(), &self.config().budget);
+        let request = self.meters().finish_request();
+        let wanted = meters.is_some() || request.is_some();
+        wanted.then(|| Box::new(LazyReport::new(meters, budget, meter, request, stream)))
+    }
+}
+
+// === impl StreamGuard ===
+
+impl StreamGuard {
+    pub(crate) fn new(state: Arc<StreamState>) -> Self {
+        Self { state }
+    }
+
+    pub(crate) fn state(&self) -> &Arc<StreamState> {
+        &self.state
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        // Set as soon as the stream is settled, so that the usual case costs a load.
+        if self.state.outcome().is_none() {
+            let unwinding = std::thread::panicking();
+            self.state.settle(EndSignal::Dropped { unwinding }, None);
+        }
+        self.state.forget_waker();
+    }
+}
+
+/// `grpc-status` and the percent-decoded `grpc-message` of the trailers, else of the response's head
 /// ([gRPC over HTTP/2](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md), *Responses*).
 ///
-/// A status that is no number reads as 2 (UNKNOWN): the call cannot have succeeded.
-fn grpc_status(headers: &HeaderMap) -> Option<GrpcStatus> {
+/// A status that is not a number reads as 2 (UNKNOWN): the call cannot have succeeded.
+fn grpc_status(trailers: Option<&HeaderMap>, response: Option<&ResponseFacts>) -> Option<GrpcStatus> {
     const UNKNOWN: i32 = 2;
-    let status = headers.get("grpc-status")?.to_str().ok();
-    let message = headers.get("grpc-message").and_then(|value| value.to_str().ok());
-    Some(GrpcStatus {
-        status: status.and_then(|text| text.parse().ok()).unwrap_or(UNKNOWN),
-        message: message.map(|text| percent_decode_str(text).decode_utf8_lossy().into()),
-    })
+    let of = |headers: &HeaderMap| {
+        let status = headers.get("grpc-status")?.to_str().ok();
+        let message = headers.get("grpc-message").and_then(|value| value.to_str().ok());
+        Some(GrpcStatus {
+            status: status.and_then(|text| text.parse().ok()).unwrap_or(UNKNOWN),
+            message: message.map(|text| percent_decode_str(text).decode_utf8_lossy().into()),
+        })
+    };
+    trailers.and_then(of).or_else(|| response.and_then(|response| of(&response.headers)))
 }

@@ -1,4 +1,4 @@
-//! Live readers of a stream.
+//! Taps: live readers of a stream.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,13 +9,12 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::task::coop;
 
+use super::notify::{Alarm, ReaderProgress, Readers};
+use super::outcome::Outcome;
+use super::state::StreamState;
 use crate::accumulator::{Read, Reader, StreamChunk};
-use crate::stream::outcome::Outcome;
-use crate::stream::state::{Pipeline, StreamHandle};
-use crate::stream::notify::{Position, Sleeper, Watch};
 
-/// Chunks after which a reader that is waited for looks up the slowest one: what that one has read need not
-/// be kept.
+/// Chunks after which a lossless reader looks up the slowest one: what that one has read need not be kept.
 const LOOK_EVERY: u64 = 64;
 
 /// A live, independent reader of one stream's chunks.
@@ -24,11 +23,10 @@ const LOOK_EVERY: u64 = 64;
 /// It ends when the stream has ended and all is read; [`outcome`](Self::outcome) then tells how. Taps do
 /// not see each other, and any number of them costs the stream no more than one.
 ///
-/// A tap that is behind *misses* chunks: only the last [`buffer_limit`](crate::Builder::buffer_limit) of
-/// them, and of those about 1 MiB, stay readable, beside what is captured in memory.
-/// [`missed`](Self::missed) counts them. A tap that must not miss any
-/// asks to be [`waited`](Self::waited) for; then the layer's
-/// [`BackpressureStrategy`](crate::BackpressureStrategy) holds.
+/// A tap that is behind *lags*: it misses chunks, because only the last
+/// [`buffer_limit`](crate::Builder::buffer_limit) of them, and of those about 1 MiB, stay readable, beside what is
+/// captured in memory. [`lagged`](Self::lagged) counts what it missed. A tap that must not miss any is made
+/// [`lossless`](Self::lossless); then the layer's [`BackpressureStrategy`](crate::BackpressureStrategy) holds.
 ///
 /// A chunk on which a capture's limit falls comes in two parts.
 ///
@@ -39,7 +37,7 @@ const LOOK_EVERY: u64 = 64;
 /// async fn watch(stream: StreamHandle) {
 ///     let mut tap = stream.tap();
 ///     while let Some(chunk) = tap.next().await {
-///         println!("{} bytes, {} chunks missed so far", chunk.len(), tap.missed());
+///         println!("{} bytes, {} chunks missed so far", chunk.len(), tap.lagged());
 ///     }
 ///     assert!(matches!(tap.outcome(), Some(Outcome::Completed)));
 /// }
@@ -50,7 +48,7 @@ const LOOK_EVERY: u64 = 64;
 /// A chunk is taken when it is returned, so a wait for the next one can be dropped at any time.
 pub struct Tap {
     feed: Feed,
-    sleeper: Sleeper,
+    alarm: Alarm,
 }
 
 /// One of several readers that share one stream's chunks: each chunk goes to one of them.
@@ -62,7 +60,7 @@ pub struct Tap {
 /// use streaming_accumulator::StreamHandle;
 ///
 /// fn share(stream: &StreamHandle) {
-///     let group = stream.work_group().waited();
+///     let group = stream.consumer_group().lossless();
 ///     for worker in 0..4 {
 ///         let mut chunks = group.clone();
 ///         tokio::spawn(async move {
@@ -73,52 +71,31 @@ pub struct Tap {
 ///     }
 /// }
 /// ```
-pub struct WorkGroup {
+pub struct ConsumerGroup {
     feed: Arc<Mutex<Feed>>,
-    pipeline: Arc<Pipeline>,
-    sleeper: Sleeper,
+    stream: Arc<StreamState>,
+    alarm: Alarm,
 }
 
 /// The chunks of a stream, as one reader sees them.
 struct Feed {
-    pipeline: Arc<Pipeline>,
-    watch: Arc<Watch>,
+    stream: Arc<StreamState>,
     reader: Reader,
-    position: Option<Arc<Position>>,
-    missed: u64,
-}
-
-/// What a [`Feed`] has.
-enum Next {
-    Chunk(StreamChunk),
-    Nothing,
-    End,
-}
-
-// === impl StreamHandle ===
-
-impl StreamHandle {
-    /// A live reader of this stream's chunks.
-    ///
-    /// Inside a tokio runtime the first one spawns a small task that wakes this stream's readers; it ends
-    /// with the stream. That runtime must be driven as long as there are readers.
-    pub fn tap(&self) -> Tap {
-        Tap { feed: Feed::new(self.pipeline()), sleeper: Sleeper::default() }
-    }
-
-    /// A group of readers that share this stream's chunks.
-    pub fn work_group(&self) -> WorkGroup {
-        let feed = Arc::new(Mutex::new(Feed::new(self.pipeline())));
-        WorkGroup { feed, pipeline: Arc::clone(self.pipeline()), sleeper: Sleeper::default() }
-    }
+    /// Of a lossless reader.
+    progress: Option<Arc<ReaderProgress>>,
+    lagged: u64,
 }
 
 // === impl Tap ===
 
 impl Tap {
-    /// Asks the stream to wait for this tap, as the layer's backpressure strategy says.
-    pub fn waited(mut self) -> Self {
-        self.feed.be_waited_for();
+    pub(crate) fn new(stream: &Arc<StreamState>) -> Self {
+        Self { feed: Feed::new(stream), alarm: Alarm::default() }
+    }
+
+    /// Makes the stream wait for this tap, as the layer's backpressure strategy says.
+    pub fn lossless(mut self) -> Self {
+        self.feed.become_lossless();
         self
     }
 
@@ -127,25 +104,25 @@ impl Tap {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// Chunks missed so far.
-    pub fn missed(&self) -> u64 {
-        self.feed.missed
+    /// Chunks that this tap missed so far.
+    pub fn lagged(&self) -> u64 {
+        self.feed.lagged
     }
 
     /// Chunks that are there and not read yet.
     pub fn lag(&self) -> u64 {
-        self.feed.reader.lag(self.feed.pipeline.capture())
+        self.feed.reader.lag(self.feed.stream.buffer())
     }
 
     /// How the stream ended, once it has.
     pub fn outcome(&self) -> Option<&Outcome> {
-        self.feed.pipeline.outcome()
+        self.feed.stream.outcome()
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamChunk>> {
-        let Self { feed, sleeper } = self;
-        let watch = Arc::clone(&feed.watch);
-        sleeper.until(&watch, cx, || feed.next())
+        let Self { feed, alarm } = self;
+        let readers = Arc::clone(feed.stream.readers());
+        poll_chunk(alarm, &readers, cx, || feed.next())
     }
 }
 
@@ -159,35 +136,38 @@ impl Stream for Tap {
 
 impl fmt::Debug for Tap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tap")
-            .field("stream", &self.feed.pipeline.id())
-            .field("missed", &self.missed())
-            .finish()
+        f.debug_struct("Tap").field("stream", &self.feed.stream.id()).field("lagged", &self.lagged()).finish()
     }
 }
 
-// === impl WorkGroup ===
+// === impl ConsumerGroup ===
 
-impl WorkGroup {
-    /// Asks the stream to wait for this group, as the layer's backpressure strategy says.
-    pub fn waited(self) -> Self {
-        self.with(Feed::be_waited_for);
+impl ConsumerGroup {
+    pub(crate) fn new(stream: &Arc<StreamState>) -> Self {
+        let feed = Arc::new(Mutex::new(Feed::new(stream)));
+        Self { feed, stream: Arc::clone(stream), alarm: Alarm::default() }
+    }
+
+    /// Makes the stream wait for this group, as the layer's backpressure strategy says.
+    pub fn lossless(self) -> Self {
+        self.with(Feed::become_lossless);
         self
     }
 
-    /// The next chunk that no other member has taken, with the time of its arrival.
+    /// The next chunk that no other member has taken, with the time of its arrival; `None` when the stream has ended
+    /// and all is read.
     pub async fn recv(&mut self) -> Option<StreamChunk> {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
 
     /// Chunks that the whole group missed so far.
-    pub fn missed(&self) -> u64 {
-        self.with(|feed| feed.missed)
+    pub fn lagged(&self) -> u64 {
+        self.with(|feed| feed.lagged)
     }
 
     /// How the stream ended, once it has.
     pub fn outcome(&self) -> Option<&Outcome> {
-        self.pipeline.outcome()
+        self.stream.outcome()
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Feed) -> T) -> T {
@@ -198,18 +178,18 @@ impl WorkGroup {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamChunk>> {
         let feed = &self.feed;
         let next = || feed.lock().unwrap_or_else(PoisonError::into_inner).next();
-        self.sleeper.until(self.pipeline.watch(), cx, next)
+        poll_chunk(&mut self.alarm, self.stream.readers(), cx, next)
     }
 }
 
-impl Clone for WorkGroup {
+impl Clone for ConsumerGroup {
     fn clone(&self) -> Self {
-        let (feed, pipeline) = (Arc::clone(&self.feed), Arc::clone(&self.pipeline));
-        Self { feed, pipeline, sleeper: Sleeper::default() }
+        let (feed, stream) = (Arc::clone(&self.feed), Arc::clone(&self.stream));
+        Self { feed, stream, alarm: Alarm::default() }
     }
 }
 
-impl Stream for WorkGroup {
+impl Stream for ConsumerGroup {
     type Item = Bytes;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
@@ -217,55 +197,69 @@ impl Stream for WorkGroup {
     }
 }
 
-impl fmt::Debug for WorkGroup {
+impl fmt::Debug for ConsumerGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkGroup").field("missed", &self.missed()).finish_non_exhaustive()
+        f.debug_struct("ConsumerGroup").field("lagged", &self.lagged()).finish_non_exhaustive()
     }
+}
+
+/// The next chunk of a feed, or `None` at its end. Sleeps while there is nothing.
+fn poll_chunk(
+    alarm: &mut Alarm,
+    readers: &Readers,
+    cx: &mut Context<'_>,
+    next: impl FnMut() -> Option<Option<StreamChunk>>,
+) -> Poll<Option<StreamChunk>> {
+    // A reader that is always behind shares its thread with others all the same.
+    let budget = ready!(coop::poll_proceed(cx));
+    let polled = alarm.poll_next(readers, cx, next);
+    if let Poll::Ready(Some(_)) = &polled {
+        budget.made_progress();
+    }
+    polled
 }
 
 // === impl Feed ===
 
 impl Feed {
-    fn new(pipeline: &Arc<Pipeline>) -> Self {
-        let watch = Arc::clone(pipeline.watch());
-        watch.count(true, |watched| pipeline.capture().set_watched(watched));
-        let chunks = pipeline.metrics().chunks();
-        watch.start_relay();
-        let reader = Reader::new(pipeline.capture(), chunks);
-        Self { pipeline: Arc::clone(pipeline), watch, reader, position: None, missed: 0 }
+    fn new(stream: &Arc<StreamState>) -> Self {
+        // Before the count of chunks: a chunk that passes later finds that somebody reads.
+        stream.count_reader(true);
+        let reader = Reader::new(stream.buffer(), stream.metrics().chunks());
+        Self { stream: Arc::clone(stream), reader, progress: None, lagged: 0 }
     }
 
-    fn be_waited_for(&mut self) {
-        if self.position.is_none() {
+    fn become_lossless(&mut self) {
+        if self.progress.is_none() {
             // What is there already does not count.
-            let kept = self.reader.index() + self.reader.lag(self.pipeline.capture());
-            let chunks = kept.max(self.pipeline.metrics().chunks());
-            self.position = Some(self.watch.wait_for(chunks));
+            let kept = self.reader.index() + self.reader.lag(self.stream.buffer());
+            let chunks = kept.max(self.stream.metrics().chunks());
+            self.progress = Some(self.stream.readers().add_lossless(chunks));
         }
     }
 
-    fn next(&mut self) -> Next {
+    /// The next chunk; `Some(None)` at the end, and `None` where there is nothing yet.
+    fn next(&mut self) -> Option<Option<StreamChunk>> {
         // Before the look for a chunk: the last one came before the end.
-        let ended = self.pipeline.outcome().is_some();
-        let capture = self.pipeline.capture();
-        if self.position.is_some() && self.pipeline.pressure().drops_oldest() {
-            self.missed += self.reader.skip_to(capture, self.pipeline.pressure().buffer_limit);
+        let ended = self.stream.outcome().is_some();
+        let (buffer, config) = (self.stream.buffer(), &self.stream.config().backpressure);
+        if self.progress.is_some() && config.drops_oldest() {
+            self.lagged += self.reader.skip_to(buffer, config.buffer_limit);
         }
         let next = loop {
-            match self.reader.read(capture) {
-                Read::Chunk(chunk) => break Next::Chunk(chunk),
-                Read::Missed(chunks) => self.missed += chunks,
-                Read::Nothing if ended => break Next::End,
-                Read::Nothing => break Next::Nothing,
+            match self.reader.read(buffer) {
+                Read::Chunk(chunk) => break Some(Some(chunk)),
+                Read::Missed(chunks) => self.lagged += chunks,
+                Read::Nothing => break ended.then_some(None),
             }
         };
-        if let Some(position) = &self.position {
+        if let Some(progress) = &self.progress {
             let chunks = self.reader.index();
-            position.advance(chunks);
+            progress.advance(chunks);
             if chunks.is_multiple_of(LOOK_EVERY) {
-                self.watch.find_slowest();
+                self.stream.readers().find_slowest();
             }
-            self.pipeline.reader_advanced();
+            self.stream.reader_advanced();
         }
         next
     }
@@ -273,39 +267,11 @@ impl Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        if let Some(position) = &self.position {
-            self.watch.forget(position);
-            self.pipeline.reader_advanced();
+        if let Some(progress) = &self.progress {
+            self.stream.readers().remove_lossless(progress);
+            self.stream.reader_advanced();
         }
-        self.watch.count(false, |watched| self.pipeline.capture().set_watched(watched));
-        self.pipeline.capture().trim_to_tail();
-    }
-}
-
-// === impl Sleeper ===
-
-impl Sleeper {
-    /// Asks for what is next, and sleeps while there is nothing.
-    fn until(
-        &mut self,
-        watch: &Watch,
-        cx: &mut Context<'_>,
-        mut next: impl FnMut() -> Next,
-    ) -> Poll<Option<StreamChunk>> {
-        // A reader that is always behind shares its thread with others all the same.
-        let budget = ready!(coop::poll_proceed(cx));
-        loop {
-            match next() {
-                Next::Chunk(chunk) => {
-                    budget.made_progress();
-                    return Poll::Ready(Some(chunk));
-                }
-                Next::End => return Poll::Ready(None),
-                Next::Nothing => {}
-            }
-            if !self.set(watch) {
-                ready!(self.poll(cx));
-            }
-        }
+        self.stream.count_reader(false);
+        self.stream.buffer().trim_to_tail();
     }
 }

@@ -41,14 +41,13 @@
 //! The error inside the stream came before whatever ended it, and the first cause wins: it also stands in the place
 //! of a stop, which then has no reason. A panic of the inner body stays one: it is the graver fault.
 
-use crate::error::StreamError;
-use crate::meter::report::InBandError;
-use crate::stream::outcome::{EndedBy, Evidence, Outcome, Phase};
-use crate::stream::stop::StopReason;
+use super::error::StreamError;
+use super::outcome::{EndedBy, Evidence, Outcome, Phase};
+use super::stop_reason::StopReason;
 
 /// What made somebody ask how the stream ended.
 #[derive(Clone, Debug)]
-pub(crate) enum Signal {
+pub(crate) enum EndSignal {
     /// The service or the body returned an error.
     Error(StreamError),
     /// A trailers frame went by.
@@ -78,7 +77,7 @@ pub(crate) enum Signal {
 /// Everything that [`decide`] looks at.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
-    pub(crate) signal: Signal,
+    pub(crate) signal: EndSignal,
     pub(crate) has_head: bool,
     pub(crate) polled: bool,
     /// The inner service or body did.
@@ -95,7 +94,7 @@ pub(crate) struct Facts {
     /// A meter saw the protocol's own end.
     pub(crate) terminated: bool,
     /// A meter saw an error inside the stream.
-    pub(crate) in_band: Option<InBandError>,
+    pub(crate) in_band: Option<StreamError>,
 }
 
 /// The gRPC status of a response.
@@ -107,7 +106,7 @@ pub(crate) struct GrpcStatus {
 
 /// The decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct Decision {
     pub(crate) outcome: Outcome,
     pub(crate) phase: Phase,
     pub(crate) evidence: Evidence,
@@ -116,45 +115,44 @@ pub(crate) struct Verdict {
 }
 
 /// Decides how a stream ended.
-pub(crate) fn decide(facts: &Facts) -> Verdict {
-    let mut verdict = by_http(facts);
+pub(crate) fn decide(facts: &Facts) -> Decision {
+    let mut decision = by_http(facts);
     if let Some(error) = facts.in_band.as_ref().filter(|_| !is_beyond_meters(facts)) {
-        let error = StreamError::InBand { code: error.code.clone(), message: error.message.clone() };
-        let outcome = Outcome::Failed(error);
-        return Verdict { outcome, ended_by: EndedBy::Upstream, stop_reason: None, ..verdict };
+        let outcome = Outcome::Failed(error.clone());
+        return Decision { outcome, ended_by: EndedBy::Upstream, stop_reason: None, ..decision };
     }
-    if let (Outcome::Completed, Some(grpc)) = (&verdict.outcome, &facts.grpc)
+    if let (Outcome::Completed, Some(grpc)) = (&decision.outcome, &facts.grpc)
         && grpc.status != 0
     {
-        verdict.outcome =
+        decision.outcome =
             Outcome::Failed(StreamError::Grpc { status: grpc.status, message: grpc.message.clone() });
     }
-    verdict
+    decision
 }
 
-fn by_http(facts: &Facts) -> Verdict {
+fn by_http(facts: &Facts) -> Decision {
     use {EndedBy::*, Outcome::*};
-    let verdict = |outcome, evidence, ended_by| Verdict {
+    let decision = |outcome, evidence, ended_by| Decision {
         outcome,
         phase: phase(facts),
         evidence,
         ended_by,
         stop_reason: None,
     };
-    let panicked = |text: &str, by| verdict(Failed(panic(text)), Evidence::Panic, by);
+    let panicked = |text: &str, by| decision(Failed(panic(text)), Evidence::Panic, by);
 
-    let stopped = |reason: &StopReason| Verdict {
+    let stopped = |reason: &StopReason| Decision {
         stop_reason: Some(reason.clone()),
-        ..verdict(Cancelled, Evidence::Stopped, Layer)
+        ..decision(Cancelled, Evidence::Stopped, Layer)
     };
 
     match &facts.signal {
-        Signal::Error(error) => return verdict(Failed(error.clone()), Evidence::Error, Upstream),
-        Signal::Finished(outcome) => return verdict(outcome.clone(), Evidence::Finished, Upstream),
-        Signal::BrokenOff(reason) => return stopped(reason),
-        Signal::TooLarge { limit } => {
+        EndSignal::Error(error) => return decision(Failed(error.clone()), Evidence::Error, Upstream),
+        EndSignal::Finished(outcome) => return decision(outcome.clone(), Evidence::Finished, Upstream),
+        EndSignal::BrokenOff(reason) => return stopped(reason),
+        EndSignal::TooLarge { limit } => {
             let error = StreamError::ContentTooLarge { limit: *limit };
-            return verdict(Failed(error), Evidence::Error, Layer);
+            return decision(Failed(error), Evidence::Error, Layer);
         }
         _ => {}
     }
@@ -163,7 +161,7 @@ fn by_http(facts: &Facts) -> Verdict {
         return panicked(inside, Upstream);
     }
     if facts.bodiless {
-        return verdict(Completed, Evidence::NoBody, Upstream);
+        return decision(Completed, Evidence::NoBody, Upstream);
     }
     if let Some(evidence) = end_signal(facts) {
         let outcome = match facts.declared {
@@ -172,44 +170,44 @@ fn by_http(facts: &Facts) -> Verdict {
             }
             _ => Completed,
         };
-        return verdict(outcome, evidence, Upstream);
+        return decision(outcome, evidence, Upstream);
     }
     if facts.declared.is_some_and(|declared| facts.produced >= declared) {
-        return verdict(Completed, Evidence::Length, Upstream);
+        return decision(Completed, Evidence::Length, Upstream);
     }
     if facts.terminated {
-        return verdict(Completed, Evidence::LogicalEnd, Upstream);
+        return decision(Completed, Evidence::LogicalEnd, Upstream);
     }
-    if let Signal::Stopped(reason) = &facts.signal {
+    if let EndSignal::Stopped(reason) = &facts.signal {
         return stopped(reason);
     }
-    if let Signal::Limit(error) = &facts.signal {
-        return verdict(Failed(error.clone()), Evidence::Limit, Layer);
+    if let EndSignal::Limit(error) = &facts.signal {
+        return decision(Failed(error.clone()), Evidence::Limit, Layer);
     }
     if let (false, Some(value)) = (facts.polled, &facts.bad_length) {
         let error = StreamError::BadLength(value.clone());
-        return verdict(Failed(error), Evidence::Dropped, Downstream);
+        return decision(Failed(error), Evidence::Dropped, Downstream);
     }
-    if let Signal::Dropped { unwinding: true } = facts.signal {
+    if let EndSignal::Dropped { unwinding: true } = facts.signal {
         return panicked("elsewhere, while the stream was dropped", Downstream);
     }
-    verdict(Cancelled, Evidence::Dropped, Downstream)
+    decision(Cancelled, Evidence::Dropped, Downstream)
 }
 
 /// Whether what meters saw says nothing of the outcome.
 fn is_beyond_meters(facts: &Facts) -> bool {
-    matches!(facts.signal, Signal::Finished(_)) || is_dropped_after_panic(facts)
+    matches!(facts.signal, EndSignal::Finished(_)) || is_dropped_after_panic(facts)
 }
 
 fn is_dropped_after_panic(facts: &Facts) -> bool {
-    facts.panicked && matches!(facts.signal, Signal::Dropped { .. })
+    facts.panicked && matches!(facts.signal, EndSignal::Dropped { .. })
 }
 
 /// The first sign, in the order of its weight, that the body itself said it was over.
 fn end_signal(facts: &Facts) -> Option<Evidence> {
     match facts.signal {
-        Signal::Trailers => Some(Evidence::Trailers),
-        Signal::EndOfBody => Some(Evidence::EndOfBody),
+        EndSignal::Trailers => Some(Evidence::Trailers),
+        EndSignal::EndOfBody => Some(Evidence::EndOfBody),
         _ if facts.end_hint => Some(Evidence::EndHint),
         _ if facts.empty => Some(Evidence::Empty),
         _ => None,
@@ -233,7 +231,7 @@ mod tests {
     use super::*;
 
     /// A body of unknown length that was polled and has ten bytes out.
-    fn facts(signal: Signal) -> Facts {
+    fn facts(signal: EndSignal) -> Facts {
         Facts {
             signal,
             has_head: true,
@@ -255,25 +253,30 @@ mod tests {
         StreamError::Body("reset".into())
     }
 
+    /// An error inside the stream without a code.
+    fn unnamed() -> StreamError {
+        StreamError::InBand { code: None, message: "".into() }
+    }
+
     fn limit() -> StreamError {
         StreamError::ContentTooLarge { limit: 1 }
     }
 
     /// Every way in which a body can end, and what it is without a meter.
     fn endings() -> Vec<(Facts, Evidence)> {
-        let dropped = |unwinding| Signal::Dropped { unwinding };
+        let dropped = |unwinding| EndSignal::Dropped { unwinding };
         let of = |signal, change: fn(&mut Facts)| {
             let mut facts = facts(signal);
             change(&mut facts);
             facts
         };
         vec![
-            (of(Signal::Error(body_error()), |_| {}), Evidence::Error),
-            (of(Signal::BrokenOff("quota".into()), |_| {}), Evidence::Stopped),
-            (of(Signal::TooLarge { limit: 1 }, |_| {}), Evidence::Error),
-            (of(Signal::Trailers, |_| {}), Evidence::Trailers),
-            (of(Signal::EndOfBody, |_| {}), Evidence::EndOfBody),
-            (of(Signal::EndOfBody, |facts| facts.declared = Some(11)), Evidence::EndOfBody),
+            (of(EndSignal::Error(body_error()), |_| {}), Evidence::Error),
+            (of(EndSignal::BrokenOff("quota".into()), |_| {}), Evidence::Stopped),
+            (of(EndSignal::TooLarge { limit: 1 }, |_| {}), Evidence::Error),
+            (of(EndSignal::Trailers, |_| {}), Evidence::Trailers),
+            (of(EndSignal::EndOfBody, |_| {}), Evidence::EndOfBody),
+            (of(EndSignal::EndOfBody, |facts| facts.declared = Some(11)), Evidence::EndOfBody),
             (of(dropped(false), |facts| facts.end_hint = true), Evidence::EndHint),
             (
                 of(dropped(false), |facts| (facts.end_hint, facts.declared) = (true, Some(11))),
@@ -283,22 +286,22 @@ mod tests {
             (of(dropped(false), |_| {}), Evidence::Dropped),
             (of(dropped(false), |facts| facts.declared = Some(11)), Evidence::Dropped),
             (of(dropped(true), |_| {}), Evidence::Panic),
-            (of(Signal::Stopped(StopReason::Cancelled), |_| {}), Evidence::Stopped),
-            (of(Signal::Limit(limit()), |_| {}), Evidence::Limit),
+            (of(EndSignal::Stopped(StopReason::Cancelled), |_| {}), Evidence::Stopped),
+            (of(EndSignal::Limit(limit()), |_| {}), Evidence::Limit),
         ]
     }
 
     #[test]
-    fn an_end_marker_completes_what_nothing_but_its_drop_or_the_layer_ended() {
+    fn end_marker_completes_what_only_drop_or_layer_ended() {
         for (without, evidence) in endings() {
             let before = decide(&without);
             assert_eq!(before.evidence, evidence, "{without:?}");
             let after = decide(&Facts { terminated: true, ..without.clone() });
             let is_cut = match &without.signal {
-                Signal::Dropped { .. } => !matches!(evidence, Evidence::EndHint | Evidence::Length),
-                signal => matches!(signal, Signal::Stopped(_) | Signal::Limit(_)),
+                EndSignal::Dropped { .. } => !matches!(evidence, Evidence::EndHint | Evidence::Length),
+                signal => matches!(signal, EndSignal::Stopped(_) | EndSignal::Limit(_)),
             };
-            let expected = Verdict {
+            let expected = Decision {
                 outcome: Outcome::Completed,
                 phase: Phase::Body,
                 evidence: Evidence::LogicalEnd,
@@ -310,47 +313,46 @@ mod tests {
     }
 
     #[test]
-    fn an_error_inside_the_stream_fails_it_whatever_ended_it() {
-        let error = InBandError { code: Some("overloaded".into()), message: "later".into(), raw: None };
+    fn in_band_error_fails_a_stream_however_it_ended() {
+        let error = StreamError::InBand { code: Some("overloaded".into()), message: "later".into() };
         for terminated in [false, true] {
             for (without, evidence) in endings() {
                 let without = Facts { terminated, ..without };
                 let evidence = if terminated { decide(&without).evidence } else { evidence };
-                let verdict = decide(&Facts { in_band: Some(error.clone()), ..without });
-                let error = StreamError::InBand { code: Some("overloaded".into()), message: "later".into() };
+                let decision = decide(&Facts { in_band: Some(error.clone()), ..without });
                 assert_eq!(error.to_string(), "in-band error overloaded: later");
-                let expected = Verdict {
-                    outcome: Outcome::Failed(error),
+                let expected = Decision {
+                    outcome: Outcome::Failed(error.clone()),
                     phase: Phase::Body,
                     evidence,
                     ended_by: EndedBy::Upstream,
                     stop_reason: None,
                 };
-                assert_eq!(verdict, expected);
+                assert_eq!(decision, expected);
             }
         }
     }
 
     #[test]
-    fn a_panic_of_the_inner_body_and_a_producers_word_stand() {
-        let panicked = Facts { panicked: true, ..facts(Signal::Dropped { unwinding: false }) };
-        let finished = facts(Signal::Finished(Outcome::Cancelled));
+    fn panic_and_producers_word_outrank_meters() {
+        let panicked = Facts { panicked: true, ..facts(EndSignal::Dropped { unwinding: false }) };
+        let finished = facts(EndSignal::Finished(Outcome::Cancelled));
         for without in [panicked, finished] {
-            let in_band = Some(InBandError::default());
+            let in_band = Some(unnamed());
             let with = Facts { terminated: true, in_band, ..without.clone() };
             assert_eq!(decide(&with), decide(&without));
         }
     }
 
     #[test]
-    fn an_error_inside_the_stream_comes_before_the_status_of_grpc() {
+    fn in_band_error_outranks_grpc_status() {
         let refused = GrpcStatus { status: 7, message: None };
         let with = |in_band| {
             let grpc = Some(refused.clone());
-            decide(&Facts { grpc, in_band, terminated: true, ..facts(Signal::Trailers) }).outcome
+            decide(&Facts { grpc, in_band, terminated: true, ..facts(EndSignal::Trailers) }).outcome
         };
         assert!(matches!(with(None), Outcome::Failed(StreamError::Grpc { status: 7, .. })));
-        let outcome = with(Some(InBandError::default()));
+        let outcome = with(Some(unnamed()));
         assert!(matches!(outcome, Outcome::Failed(StreamError::InBand { code: None, .. })));
     }
 }

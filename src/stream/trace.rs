@@ -1,108 +1,122 @@
-//! Spans and events, in one place: with feature `tracing` off every function here does nothing.
+//! Spans and events, in one place: without feature `tracing` every function here does nothing.
 //!
-//! None is called per frame.
+//! A subscriber is foreign code, which may panic (one that writes to a closed standard error does), so every call of
+//! it is contained. None is called per frame.
 
-use std::fmt::Display;
+#![cfg_attr(not(feature = "tracing"), allow(unused_variables, reason = "nothing is traced"))]
 
+use super::outcome::{Evidence, Outcome};
+#[cfg(feature = "tracing")]
+use crate::contain::contain;
 use crate::id::StreamId;
-use crate::stream::outcome::Outcome;
 
 /// The span of one stream.
-#[derive(Clone, Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Span {
+    /// `None` where nobody subscribes to it, and while it is dropped.
     #[cfg(feature = "tracing")]
-    span: tracing::Span,
+    span: Option<tracing::Span>,
+}
+
+/// An event in the span `$span`.
+#[cfg(feature = "tracing")]
+macro_rules! event {
+    ($level:ident, $span:expr, $($fields:tt)+) => {
+        contain(|| match &$span.span {
+            Some(span) => tracing::$level!(parent: span, $($fields)+),
+            None => tracing::$level!($($fields)+),
+        })
+    };
+}
+
+#[cfg(not(feature = "tracing"))]
+macro_rules! event {
+    ($($fields:tt)+) => {
+        ()
+    };
 }
 
 /// Opens the span of a stream.
 pub(crate) fn stream(id: StreamId, method: &http::Method, path: &str) -> Span {
     #[cfg(feature = "tracing")]
-    return Span { span: tracing::info_span!("stream", %id, %method, path) };
+    let span = contain(|| tracing::info_span!("stream", %id, %method, path));
+    #[cfg(feature = "tracing")]
+    return Span { span: span.filter(|span| !span.is_disabled()) };
     #[cfg(not(feature = "tracing"))]
-    {
-        let _ = (id, method, path);
-        Span {}
-    }
+    Span {}
 }
 
 /// The stream has ended.
-pub(crate) fn ended(span: &Span, outcome: &Outcome, evidence: impl Display, bytes: u64) {
-    #[cfg(feature = "tracing")]
+pub(crate) fn ended(span: &Span, id: StreamId, outcome: &Outcome, evidence: Evidence, bytes: u64) {
     match outcome.error() {
-        Some(error) => {
-            tracing::info!(parent: &span.span, %outcome, %evidence, bytes, %error, "stream ended")
-        }
-        None => tracing::info!(parent: &span.span, %outcome, %evidence, bytes, "stream ended"),
-    }
-    #[cfg(not(feature = "tracing"))]
-    let _ = (span, outcome, evidence, bytes);
+        Some(error) => event!(info, span, %id, %outcome, %evidence, bytes, %error, "stream ended"),
+        None => event!(info, span, %id, %outcome, %evidence, bytes, "stream ended"),
+    };
 }
 
-/// An attempt to deliver a record failed and another will follow.
-pub(crate) fn retrying(span: &Span, hook: &str, attempt: u32, error: impl Display) {
-    #[cfg(feature = "tracing")]
-    tracing::warn!(parent: &span.span, hook, attempt, %error, "hook failed, will retry");
-    #[cfg(not(feature = "tracing"))]
-    let _ = (span, hook, attempt, error);
+/// The content could not be spilled: the capture ends there.
+pub(crate) fn spill_failed(span: &Span, id: StreamId, error: &str) {
+    event!(error, span, %id, error, "cannot spill: the capture is truncated");
+}
+
+/// An attempt to deliver a record failed, and another will follow.
+pub(crate) fn retrying(span: &Span, id: StreamId, hook: &str, attempt: u32, error: &str) {
+    event!(warn, span, %id, hook, attempt, error, "hook failed, will retry");
 }
 
 /// The last attempt to deliver a record failed.
-pub(crate) fn dead_letter(span: &Span, hook: &str, attempt: u32, error: impl Display) {
-    #[cfg(feature = "tracing")]
-    tracing::error!(parent: &span.span, hook, attempt, %error, "hook gave up: record is a dead letter");
-    #[cfg(not(feature = "tracing"))]
-    let _ = (span, hook, attempt, error);
+pub(crate) fn dead_letter(span: &Span, id: StreamId, hook: &str, attempt: u32, error: &str) {
+    event!(error, span, %id, hook, attempt, error, "hook gave up: record is a dead letter");
 }
 
-/// The store of dead letters was full and let its oldest go.
+/// The store of dead letters was full, and let its oldest go.
 pub(crate) fn dead_letter_evicted(id: StreamId, hook: &str) {
-    #[cfg(feature = "tracing")]
-    tracing::error!(%id, hook, "dead letters are full: the oldest can no longer be redelivered");
-    #[cfg(not(feature = "tracing"))]
-    let _ = (id, hook);
+    event!(error, Span::default(), %id, hook, "dead letters are full: the oldest can no longer be redelivered");
 }
 
-/// Records are queued and nothing runs that could deliver them.
+/// Records are queued, and nothing runs that could deliver them.
 pub(crate) fn undelivered(hook: &str, left: u64) {
-    #[cfg(feature = "tracing")]
-    tracing::error!(hook, left, "no worker runs: records are left undelivered");
-    #[cfg(not(feature = "tracing"))]
-    let _ = (hook, left);
+    event!(error, Span::default(), hook, left, "no worker runs: records are left undelivered");
 }
 
-/// Spilled or compressed content cannot be read back.
-pub(crate) fn unreadable(error: &std::io::Error) {
-    #[cfg(feature = "tracing")]
-    tracing::error!(%error, "content cannot be read back");
-    #[cfg(not(feature = "tracing"))]
-    let _ = error;
+/// A callback of the user's panicked: what it was meant to do did not happen.
+pub(crate) fn callback_panicked(id: Option<StreamId>, callback: &str) {
+    match id {
+        Some(id) => event!(error, Span::default(), %id, callback, "callback panicked"),
+        None => event!(error, Span::default(), callback, "callback panicked"),
+    };
 }
 
-/// Content could not be spilled: the capture ends there.
-pub(crate) fn spill_failed(error: &str) {
-    #[cfg(feature = "tracing")]
-    tracing::error!(error, "cannot spill: the capture is truncated");
-    #[cfg(not(feature = "tracing"))]
-    let _ = error;
-}
-
-/// A callback of the user's panicked; what it was meant to do did not happen.
-pub(crate) fn callback_panicked(span: Option<&Span>, callback: &str) {
-    #[cfg(feature = "tracing")]
-    match span {
-        Some(span) => tracing::error!(parent: &span.span, callback, "callback panicked"),
-        None => tracing::error!(callback, "callback panicked"),
-    }
-    #[cfg(not(feature = "tracing"))]
-    let _ = (span, callback);
-}
+// === impl Span ===
 
 impl Span {
-    /// Runs `future` inside the span.
-    pub(crate) async fn around<F: Future>(&self, future: F) -> F::Output {
+    /// Runs `f` inside the span. Where the subscriber panics, `f` runs all the same.
+    pub(crate) fn in_scope<T>(&self, f: impl FnOnce() -> T) -> T {
         #[cfg(feature = "tracing")]
-        return tracing::Instrument::instrument(future, self.span.clone()).await;
-        #[cfg(not(feature = "tracing"))]
-        future.await
+        if let Some(span) = &self.span {
+            let entered = contain(|| span.enter());
+            let result = f();
+            contain(|| drop(entered));
+            return result;
+        }
+        f()
+    }
+}
+
+impl Clone for Span {
+    fn clone(&self) -> Self {
+        Self {
+            #[cfg(feature = "tracing")]
+            span: self.span.as_ref().and_then(|span| contain(|| span.clone())),
+        }
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        #[cfg(feature = "tracing")]
+        if let Some(span) = self.span.take() {
+            contain(|| drop(span));
+        }
     }
 }
