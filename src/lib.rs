@@ -133,13 +133,13 @@ pub use self::delivery::handle::Handle;
 pub use self::delivery::hook::{IntoHookResult, StreamHook};
 pub use self::id::{ParseStreamIdError, StreamId};
 pub use self::http::layer::StreamingAccumulatorLayer;
-pub use self::meter::report::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
+pub use self::meter::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
 #[cfg(feature = "llm-estimate")]
 pub use self::meter::TokenEstimator;
 pub use self::meter::{
-    AnswerHead, CharsPerToken, Estimator, EventStreamDecoder, EventStreamError, EventStreamMessage,
-    EventStreamValue, GrpcDecoder, JsonDecoder, Meter, MeterSet, Metering, NdjsonDecoder, Reading,
-    SseDecoder, SseEvent, TextPolicy,
+    CharsPerToken, Estimator, EventStreamDecoder, EventStreamError, EventStreamMessage, EventStreamValue,
+    GrpcDecoder, JsonDecoder, Meter, MeterSet, NdjsonDecoder, ReportBuilder, ResponseHead, SseDecoder,
+    SseEvent, StreamMeter, TextPolicy,
 };
 pub use self::stream::metrics::StreamMetrics;
 pub use self::stream::outcome::{EndedBy, Evidence, Outcome, Phase};
@@ -151,4 +151,4 @@ pub use self::http::service::StreamingAccumulator;
 pub use self::stream::stop::StopReason;
 pub use self::stream::pipeline::{StreamPipeline, StreamPipelineBuilder};
 pub use self::stream::tap::{Tap, WorkGroup};
-pub use self::meter::usage::{Usage, UsageBasis};
+pub use self::meter::{Usage, UsageBasis};

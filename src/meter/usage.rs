@@ -56,6 +56,17 @@ pub enum UsageBasis {
     Absent,
 }
 
+// === impl Usage ===
+
+impl Usage {
+    /// Whether any count is known.
+    pub(crate) fn has_counts(&self) -> bool {
+        let parts = [self.cached_input_tokens, self.cache_write_input_tokens, self.reasoning_tokens];
+        let sums = [self.input_tokens, self.output_tokens, self.total_tokens];
+        sums.into_iter().chain(parts).any(|count| count.is_some())
+    }
+}
+
 // === impl UsageBasis ===
 
 impl UsageBasis {

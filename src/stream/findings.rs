@@ -4,17 +4,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::accumulator::Content;
-use crate::meter::report::LlmReport;
-use crate::meter::{Charge, Found, MeterSet, Metering, RequestFacts};
+use crate::meter::{Charge, LlmReport, MeterSet, RequestFacts, StreamMeter, StreamReport, Usage};
 use crate::stream::outcome::Outcome;
 use crate::stream::state::Pipeline;
 use crate::stream::trace;
-use crate::meter::usage::Usage;
 
 /// What was found in a stream. Everything is made once, on first use.
 pub(crate) struct Findings {
     /// Set from the start, unless the worker is to meter.
-    found: OnceLock<Option<Found>>,
+    found: OnceLock<Option<StreamReport>>,
     /// Until `found` is set.
     request: Mutex<Option<RequestFacts>>,
     /// For the request's facts.
@@ -37,7 +35,7 @@ pub(crate) struct Ended<'a> {
 
 impl Findings {
     /// What there is to find in a stream, whose `metering` has finished. None where the layer meters nothing.
-    pub(crate) fn new(stream: Ended<'_>, metering: Option<Metering>) -> Option<Box<Self>> {
+    pub(crate) fn new(stream: Ended<'_>, metering: Option<StreamMeter>) -> Option<Box<Self>> {
         let meters = stream.pipeline.rules().meters.as_ref()?;
         let (request, charge) = stream.pipeline.metered().finish_request().unzip();
         let findings = Self {
@@ -61,25 +59,27 @@ impl Findings {
     }
 
     pub(crate) fn llm(&self, stream: Ended<'_>) -> Option<&LlmReport> {
-        self.llm.get_or_init(|| self.found(stream).map(Found::llm)).as_ref()
+        self.llm.get_or_init(|| self.found(stream).map(StreamReport::llm)).as_ref()
     }
 
-    fn found(&self, stream: Ended<'_>) -> Option<&Found> {
+    fn found(&self, stream: Ended<'_>) -> Option<&StreamReport> {
         let found = self.found.get_or_init(|| self.put_together(stream, stream.meter_content()));
         found.as_ref()
     }
 
-    fn put_together(&self, stream: Ended<'_>, metering: Option<Metering>) -> Option<Found> {
+    fn put_together(&self, stream: Ended<'_>, metering: Option<StreamMeter>) -> Option<StreamReport> {
         let request = self.request.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if metering.is_none() && request.is_none() {
-            return None;
-        }
         let set = stream.pipeline.rules().meters.as_ref().and_then(|meters| meters.set.as_ref());
         let estimator = set.filter(|_| stream.is_billed(metering.is_some())).and_then(MeterSet::estimator);
         // The meter is dropped here: that, too, is the user's code.
-        catch_unwind(AssertUnwindSafe(|| Found::new(metering, request, estimator)))
+        let report = || match metering {
+            Some(meter) => Some(meter.into_report(request, estimator)),
+            None => Some(StreamReport::of_request(request?, estimator)),
+        };
+        catch_unwind(AssertUnwindSafe(report))
             .inspect_err(|_| trace::callback_panicked(Some(stream.pipeline.span()), "meter"))
             .ok()
+            .flatten()
     }
 }
 
@@ -93,7 +93,7 @@ impl Ended<'_> {
     }
 
     /// Meters what was captured.
-    fn meter_content(&self) -> Option<Metering> {
+    fn meter_content(&self) -> Option<StreamMeter> {
         let mut metering = self.pipeline.open_metering()?;
         let mut read = 0;
         for chunk in self.content.timed_chunks() {

@@ -10,11 +10,11 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
-use crate::accumulator::budget::MemoryBudget;
-use crate::meter::{Charge, MeterSet, Metering, RequestFacts, RequestReader};
+use crate::accumulator::budget::{Mark, MemoryBudget};
+use crate::meter::{Charge, MeterSet, Quota, RequestFacts, RequestReader, StreamMeter};
 
 /// What a layer wants to be read.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Meters {
 /// What is read of one stream.
 #[derive(Default)]
 pub(crate) struct Metered {
-    answer: Fed<Metering>,
+    answer: Fed<StreamMeter>,
     request: Fed<Asking>,
 }
 
@@ -61,13 +61,28 @@ impl Meters {
     pub(crate) fn is_on_worker(&self) -> bool {
         self.set.as_ref().is_some_and(MeterSet::is_on_worker)
     }
+
+    /// The budget, as meters see it.
+    pub(crate) fn quota(&self) -> Arc<dyn Quota> {
+        Arc::new(self.budget.clone())
+    }
+}
+
+impl Quota for MemoryBudget {
+    fn take(&self, bytes: u64) -> bool {
+        self.charge(bytes, Mark::Head)
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.release(bytes);
+    }
 }
 
 // === impl Metered ===
 
 impl Metered {
     /// Has `metering` read the response.
-    pub(crate) fn meter_answer(&self, metering: Metering) {
+    pub(crate) fn meter_answer(&self, metering: StreamMeter) {
         self.answer.set(metering);
     }
 
@@ -76,7 +91,7 @@ impl Metered {
         self.request.set(Asking {
             reader: Some(RequestReader::new(max)),
             facts: RequestFacts::default(),
-            charge: Charge::new(budget),
+            charge: Charge::new(Some(Arc::new(budget.clone()))),
         });
     }
 
@@ -91,7 +106,7 @@ impl Metered {
     }
 
     /// The stream is over: its meter, finished. What goes by from now on is not read.
-    pub(crate) fn finish_answer(&self) -> Option<Metering> {
+    pub(crate) fn finish_answer(&self) -> Option<StreamMeter> {
         let mut metering = *self.answer.take()?;
         metering.finish();
         Some(metering)

@@ -9,12 +9,12 @@ use crate::accumulator::Content;
 use crate::stream::termination::Verdict;
 use crate::stream::findings::{Ended, Findings};
 use crate::id::StreamId;
-use crate::meter::report::LlmReport;
+use crate::meter::LlmReport;
 use crate::stream::metrics::StreamMetrics;
 use crate::stream::outcome::{EndedBy, Evidence, Outcome, Phase};
 use crate::stream::state::Pipeline;
 use crate::stream::stop::StopReason;
-use crate::meter::usage::{Usage, UsageBasis};
+use crate::meter::{Usage, UsageBasis};
 
 /// The immutable account of an ended stream, handed to hooks.
 ///

@@ -10,7 +10,7 @@ use crate::delivery::Dispatcher;
 use crate::stream::termination::{GrpcStatus, Signal, decide};
 use crate::error::StreamError;
 use crate::stream::findings::{Ended, Findings};
-use crate::meter::Metering;
+use crate::meter::StreamMeter;
 use crate::stream::outcome::Outcome;
 use crate::stream::state::{Pipeline, Settle, Settled, StreamHandle};
 use crate::stream::record::Account;
@@ -72,8 +72,8 @@ impl<C: Send + Sync + 'static> Settle for Exchange<C> {
         facts.grpc = grpc;
         // Taken before the decision, which needs what the meter has seen. Waits for one feed at the most.
         let metering = pipeline.metered().finish_answer();
-        facts.terminated = metering.as_ref().is_some_and(Metering::is_terminated);
-        facts.in_band = metering.as_ref().and_then(Metering::in_band).cloned();
+        facts.terminated = metering.as_ref().is_some_and(StreamMeter::is_terminated);
+        facts.in_band = metering.as_ref().and_then(StreamMeter::in_band).cloned();
         let verdict = decide(&facts);
 
         let error = match (&verdict.stop_reason, verdict.outcome.error()) {

@@ -20,7 +20,7 @@ use crate::stream::termination::{Facts, Signal};
 use crate::error::StreamError;
 use crate::id::StreamId;
 use crate::stream::limits::TimeLimits;
-use crate::meter::{AnswerHead, Metering};
+use crate::meter::{self, StreamMeter};
 use crate::stream::meters::{Metered, Meters};
 use crate::stream::metrics::StreamMetrics;
 use crate::stream::outcome::{Evidence, Outcome};
@@ -213,12 +213,12 @@ impl Pipeline {
     }
 
     /// The meter for the response, if one of the layer's takes it.
-    pub(crate) fn open_metering(&self) -> Option<Metering> {
+    pub(crate) fn open_metering(&self) -> Option<StreamMeter> {
         let meters = self.rules.meters.as_ref()?;
         let (set, head) = (meters.set.as_ref()?, self.head().filter(|head| !head.bodiless)?);
         let RequestHead { method, uri, .. } = &self.request;
-        let answer = AnswerHead { method, uri, status: head.status, headers: &head.headers };
-        catch_unwind(AssertUnwindSafe(|| set.open(&answer, &meters.budget))).unwrap_or_else(|_| {
+        let head = meter::ResponseHead { method, uri, status: head.status, headers: &head.headers };
+        catch_unwind(AssertUnwindSafe(|| set.open_within(&head, Some(meters.quota())))).unwrap_or_else(|_| {
             trace::callback_panicked(Some(&self.span), "meter");
             None
         })

@@ -42,7 +42,7 @@
 //! of a stop, which then has no reason. A panic of the inner body stays one: it is the graver fault.
 
 use crate::error::StreamError;
-use crate::meter::report::InBandError;
+use crate::meter::InBandError;
 use crate::stream::outcome::{EndedBy, Evidence, Outcome, Phase};
 use crate::stream::stop::StopReason;
 
