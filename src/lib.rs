@@ -138,7 +138,7 @@ pub use self::meter::{InBandError, Incomplete, LlmChoice, LlmReport, Protocol};
 pub use self::meter::TokenEstimator;
 pub use self::meter::{
     CharsPerToken, Estimator, EventStreamDecoder, EventStreamError, EventStreamMessage, EventStreamValue,
-    GrpcDecoder, JsonDecoder, Meter, MeterSet, NdjsonDecoder, ReportBuilder, ResponseHead, SseDecoder,
+    GrpcDecoder, JsonDecoder, Meter, MeterSet, NdjsonDecoder, ParseError, ReportBuilder, ResponseHead, SseDecoder,
     SseEvent, StreamMeter, TextPolicy,
 };
 pub use self::stream::metrics::StreamMetrics;

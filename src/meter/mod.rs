@@ -25,7 +25,7 @@
 //!                                                          meter_trait
 //!                                                          report_builder   lenient   framing
 //! report           model, text, times, error
-//! protocol  usage
+//! protocol  usage  parse_error
 //! ```
 //!
 //! # The trap: substrings
@@ -41,6 +41,7 @@ mod estimate;
 mod framing;
 mod lenient;
 mod meter_trait;
+mod parse_error;
 mod protocol;
 mod provider;
 mod quota;
@@ -61,6 +62,7 @@ pub use self::framing::{
     NdjsonDecoder, SseDecoder, SseEvent,
 };
 pub use self::meter_trait::Meter;
+pub use self::parse_error::ParseError;
 pub use self::protocol::Protocol;
 pub(crate) use self::quota::{Charge, Quota};
 pub use self::report::{InBandError, Incomplete, LlmChoice, LlmReport};

@@ -10,6 +10,8 @@ use super::protocol::Protocol;
 ///
 /// Times are from the stream's opening, as those of [`StreamMetrics`](crate::StreamMetrics) are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct LlmReport {
     /// The protocol. `None`: it could not be told, and of the answer nothing else here is known but its events,
@@ -63,6 +65,8 @@ pub struct LlmReport {
 
 /// One of the answers of a response that has several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct LlmChoice {
     /// The provider's number for it, from 0.
@@ -77,6 +81,8 @@ pub struct LlmChoice {
 
 /// An error that a provider sent inside a stream whose status says success.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct InBandError {
     /// The provider's word or number for it: `overloaded_error`, `rate_limit_exceeded`, `503`.
@@ -89,6 +95,8 @@ pub struct InBandError {
 
 /// Why a meter stopped reading. The stream itself went on.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Incomplete {
     /// A line, message or element was longer than the meter buffers. Bytes.
@@ -158,5 +166,37 @@ impl fmt::Display for Incomplete {
             Self::Panicked => f.write_str("the meter panicked"),
             Self::NotCaptured => f.write_str("not all of the stream was captured"),
         }
+    }
+}
+
+#[cfg(all(test, feature = "serde"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_reads_back_from_json() {
+        let reasons = [
+            Incomplete::TooLong { limit: 1 },
+            Incomplete::Corrupt("a checksum".into()),
+            Incomplete::Encoded("br".into()),
+            Incomplete::Expansion { limit: 2 },
+            Incomplete::Memory,
+            Incomplete::Panicked,
+            Incomplete::NotCaptured,
+        ];
+        for incomplete in reasons {
+            let report = LlmReport {
+                protocol: Some(Protocol::OpenAiChat),
+                provider: Some("openai".into()),
+                choices: vec![LlmChoice { index: 1, text: Some("é".into()), ..LlmChoice::default() }],
+                error: Some(InBandError { code: Some("503".into()), ..InBandError::default() }),
+                incomplete: Some(incomplete),
+                time_to_first_text: Some(Duration::from_nanos(1_000_000_001)),
+                ..LlmReport::default()
+            };
+            let json = serde_json::to_string(&report).unwrap();
+            assert_eq!(serde_json::from_str::<LlmReport>(&json).unwrap(), report, "{json}");
+        }
+        assert_eq!(serde_json::from_str::<LlmReport>("{}").unwrap(), LlmReport::default());
     }
 }
