@@ -4,10 +4,14 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use super::protocol::Protocol;
+
 /// What a meter found in the response of a language model.
 ///
 /// Times are from the stream's opening, as those of [`StreamMetrics`](crate::StreamMetrics) are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct LlmReport {
     /// The protocol. `None`: it could not be told, and of the answer nothing else here is known but its events,
@@ -61,6 +65,8 @@ pub struct LlmReport {
 
 /// One of the answers of a response that has several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct LlmChoice {
     /// The provider's number for it, from 0.
@@ -73,44 +79,10 @@ pub struct LlmChoice {
     pub finish_reason: Option<Box<str>>,
 }
 
-/// A streaming protocol.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Protocol {
-    /// OpenAI Chat Completions, and the many servers that speak it.
-    OpenAiChat,
-    /// OpenAI Completions, the older protocol.
-    OpenAiCompletions,
-    /// OpenAI Responses.
-    OpenAiResponses,
-    /// Anthropic Messages.
-    AnthropicMessages,
-    /// Gemini `streamGenerateContent` with `alt=sse`.
-    GeminiSse,
-    /// Gemini `streamGenerateContent`, one JSON array.
-    GeminiJsonArray,
-    /// Amazon Bedrock `ConverseStream`.
-    BedrockConverse,
-    /// Amazon Bedrock `InvokeModelWithResponseStream`, whatever the model's own protocol is.
-    BedrockInvoke,
-    /// Mistral's chat: OpenAI's protocol in Mistral's dialect.
-    MistralChat,
-    /// Cohere's chat, version 1.
-    CohereV1,
-    /// Cohere's chat, version 2.
-    CohereV2,
-    /// Ollama `/api/chat`.
-    OllamaChat,
-    /// Ollama `/api/generate`.
-    OllamaGenerate,
-    /// gRPC: messages are counted, not read.
-    Grpc,
-    /// A protocol of a meter of the user's own.
-    Other(Cow<'static, str>),
-}
-
 /// An error that a provider sent inside a stream whose status says success.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct InBandError {
     /// The provider's word or number for it: `overloaded_error`, `rate_limit_exceeded`, `503`.
@@ -123,6 +95,8 @@ pub struct InBandError {
 
 /// Why a meter stopped reading. The stream itself went on.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Incomplete {
     /// A line, message or element was longer than the meter buffers. Bytes.
@@ -164,37 +138,6 @@ impl LlmReport {
     }
 }
 
-// === impl Protocol ===
-
-impl Protocol {
-    /// The protocol in snake case, as in `openai_chat`.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::OpenAiChat => "openai_chat",
-            Self::OpenAiCompletions => "openai_completions",
-            Self::OpenAiResponses => "openai_responses",
-            Self::AnthropicMessages => "anthropic_messages",
-            Self::GeminiSse => "gemini_sse",
-            Self::GeminiJsonArray => "gemini_json_array",
-            Self::BedrockConverse => "bedrock_converse",
-            Self::BedrockInvoke => "bedrock_invoke",
-            Self::MistralChat => "mistral_chat",
-            Self::CohereV1 => "cohere_v1",
-            Self::CohereV2 => "cohere_v2",
-            Self::OllamaChat => "ollama_chat",
-            Self::OllamaGenerate => "ollama_generate",
-            Self::Grpc => "grpc",
-            Self::Other(name) => name,
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 // === impl InBandError ===
 
 impl fmt::Display for InBandError {
@@ -223,5 +166,37 @@ impl fmt::Display for Incomplete {
             Self::Panicked => f.write_str("the meter panicked"),
             Self::NotCaptured => f.write_str("not all of the stream was captured"),
         }
+    }
+}
+
+#[cfg(all(test, feature = "serde"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_reads_back_from_json() {
+        let reasons = [
+            Incomplete::TooLong { limit: 1 },
+            Incomplete::Corrupt("a checksum".into()),
+            Incomplete::Encoded("br".into()),
+            Incomplete::Expansion { limit: 2 },
+            Incomplete::Memory,
+            Incomplete::Panicked,
+            Incomplete::NotCaptured,
+        ];
+        for incomplete in reasons {
+            let report = LlmReport {
+                protocol: Some(Protocol::OpenAiChat),
+                provider: Some("openai".into()),
+                choices: vec![LlmChoice { index: 1, text: Some("é".into()), ..LlmChoice::default() }],
+                error: Some(InBandError { code: Some("503".into()), ..InBandError::default() }),
+                incomplete: Some(incomplete),
+                time_to_first_text: Some(Duration::from_nanos(1_000_000_001)),
+                ..LlmReport::default()
+            };
+            let json = serde_json::to_string(&report).unwrap();
+            assert_eq!(serde_json::from_str::<LlmReport>(&json).unwrap(), report, "{json}");
+        }
+        assert_eq!(serde_json::from_str::<LlmReport>("{}").unwrap(), LlmReport::default());
     }
 }

@@ -4,45 +4,24 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode, Uri};
-
-use super::builtin::Builtin;
-use super::detect::{self, Hint};
+use super::auto::{AutoMeter, PathHint, provider_of_host};
+use super::encoding::Decompressor;
 use super::estimate::Estimator;
-use super::unpack::Unpacker;
-use super::{Meter, Metering, Reading, TextPolicy};
-use crate::accumulator::budget::MemoryBudget;
-use crate::meter::report::Protocol;
+use super::meter_trait::Meter;
+use super::protocol::Protocol;
+use super::quota::{Charge, Quota};
+use super::report_builder::{ReportBuilder, TextPolicy};
+use super::response_head::ResponseHead;
+use super::stream_meter::StreamMeter;
 
-/// What is known of a response before its body, for the choice of a meter.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct AnswerHead<'a> {
-    /// The request's method.
-    pub method: &'a Method,
-    /// The request's URI, query included.
-    pub uri: &'a Uri,
-    /// The response's status.
-    pub status: StatusCode,
-    /// The response's headers.
-    pub headers: &'a HeaderMap,
-}
-
-impl<'a> AnswerHead<'a> {
-    /// The head of a response with this status and these headers, to a request of this method and URI.
-    pub fn new(method: &'a Method, uri: &'a Uri, status: StatusCode, headers: &'a HeaderMap) -> Self {
-        Self { method, uri, status, headers }
-    }
-}
-
-type Make = dyn Fn(&AnswerHead<'_>) -> Option<Box<dyn Meter>> + Send + Sync;
+type MeterFactory = dyn Fn(&ResponseHead<'_>) -> Option<Box<dyn Meter>> + Send + Sync;
 
 /// The meters of a layer, and how they read.
 #[derive(Clone)]
 #[must_use = "meters do nothing until they are given to `Builder::meter`"]
 pub struct MeterSet {
-    own: Vec<Arc<Make>>,
-    builtin: Builtins,
+    own: Vec<Arc<MeterFactory>>,
+    built_in: BuiltIn,
     text: TextPolicy,
     max_line: usize,
     max_expanded: u64,
@@ -52,7 +31,7 @@ pub struct MeterSet {
 }
 
 #[derive(Clone, Debug)]
-enum Builtins {
+enum BuiltIn {
     None,
     Detect,
     Only(Protocol),
@@ -64,23 +43,23 @@ impl MeterSet {
     /// All built-in meters. Which one reads a stream is told by its first event that is unmistakable, with the
     /// help of path and content type; what cannot be told is unknown, and is not guessed.
     pub fn detect() -> Self {
-        Self::with_builtin(Builtins::Detect)
+        Self::with_built_in(BuiltIn::Detect)
     }
 
     /// The built-in meter of one protocol, for streams that are known to speak it.
     pub fn only(protocol: Protocol) -> Self {
-        Self::with_builtin(Builtins::Only(protocol))
+        Self::with_built_in(BuiltIn::Only(protocol))
     }
 
     /// No meter but those that are [added](Self::with).
     pub fn none() -> Self {
-        Self::with_builtin(Builtins::None)
+        Self::with_built_in(BuiltIn::None)
     }
 
-    fn with_builtin(builtin: Builtins) -> Self {
+    fn with_built_in(built_in: BuiltIn) -> Self {
         Self {
             own: Vec::new(),
-            builtin,
+            built_in,
             text: TextPolicy::Keep(1024 * 1024),
             max_line: 1024 * 1024,
             max_expanded: 256 * 1024 * 1024,
@@ -94,7 +73,7 @@ impl MeterSet {
     /// Those that were added first are asked first; the built-in ones read what none of them takes.
     pub fn with(
         mut self,
-        make: impl Fn(&AnswerHead<'_>) -> Option<Box<dyn Meter>> + Send + Sync + 'static,
+        make: impl Fn(&ResponseHead<'_>) -> Option<Box<dyn Meter>> + Send + Sync + 'static,
     ) -> Self {
         self.own.push(Arc::new(make));
         self
@@ -150,54 +129,57 @@ impl MeterSet {
         self.estimator.clone()
     }
 
-    /// The meter for a response that no layer sees; `None` where there is none for it, or its status is no
-    /// success.
-    pub fn metering(&self, head: &AnswerHead<'_>) -> Option<Metering> {
-        self.open(head, &MemoryBudget::unlimited())
+    /// Opens the meter for a response that no layer sees. `None` if no meter reads it, or its status is not a success.
+    pub fn open(&self, head: &ResponseHead<'_>) -> Option<StreamMeter> {
+        self.open_within(head, None)
     }
 
-    /// The meter for a response.
-    pub(crate) fn open(&self, head: &AnswerHead<'_>, budget: &MemoryBudget) -> Option<Metering> {
+    /// Opens the meter for a response. It charges `quota` for what it keeps.
+    pub(crate) fn open_within(
+        &self,
+        head: &ResponseHead<'_>,
+        quota: Option<Arc<dyn Quota>>,
+    ) -> Option<StreamMeter> {
         if !head.status.is_success() {
             return None;
         }
-        let mut reading = Reading::new(self.text);
+        let mut report = ReportBuilder::new(self.text);
         if let Some(provider) = &self.provider {
-            reading.provider(provider.clone());
+            report.provider(provider.clone());
         }
         let own = self.own.iter().find_map(|make| make(head));
-        let meter = own.or_else(|| self.builtin(head, &mut reading))?;
-        let unpacker = match Unpacker::of(head.headers, self.max_expanded) {
-            Ok(unpacker) => unpacker,
+        let meter = own.or_else(|| self.built_in(head, &mut report))?;
+        let decompressor = match Decompressor::of(head.headers, self.max_expanded) {
+            Ok(decompressor) => decompressor,
             Err(reason) => {
-                reading.incomplete(reason);
+                report.incomplete(reason);
                 None
             }
         };
-        Some(Metering::new(meter, unpacker, reading, budget))
+        Some(StreamMeter::new(meter, decompressor, report, Charge::new(quota)))
     }
 
-    fn builtin(&self, head: &AnswerHead<'_>, reading: &mut Reading) -> Option<Box<dyn Meter>> {
-        let hint = Hint::of(head.uri);
+    fn built_in(&self, head: &ResponseHead<'_>, report: &mut ReportBuilder) -> Option<Box<dyn Meter>> {
+        let hint = PathHint::of(head.uri);
         if let Some(model) = &hint.model {
-            reading.request_model(model);
+            report.request_model(model);
         }
-        if let Some(provider) = head.uri.host().and_then(detect::provider) {
-            reading.provider(provider);
+        if let Some(provider) = head.uri.host().and_then(provider_of_host) {
+            report.provider(provider);
         }
-        let (hint, is_sure) = match &self.builtin {
-            Builtins::None => return None,
-            Builtins::Detect => (hint, false),
-            Builtins::Only(protocol) => (Hint { protocol: Some(protocol.clone()), ..hint }, true),
+        let (hint, is_sure) = match &self.built_in {
+            BuiltIn::None => return None,
+            BuiltIn::Detect => (hint, false),
+            BuiltIn::Only(protocol) => (PathHint { protocol: Some(protocol.clone()), ..hint }, true),
         };
-        Some(Box::new(Builtin::new(head.headers, hint, is_sure, self.max_line)))
+        Some(Box::new(AutoMeter::new(head.headers, hint, is_sure, self.max_line)))
     }
 }
 
 impl fmt::Debug for MeterSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MeterSet")
-            .field("builtin", &self.builtin)
+            .field("built_in", &self.built_in)
             .field("own", &self.own.len())
             .field("text", &self.text)
             .field("max_line", &self.max_line)

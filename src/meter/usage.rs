@@ -1,6 +1,9 @@
 //! What an exchange used, in one normal form for all providers.
 
 use std::fmt;
+use std::str::FromStr;
+
+use super::parse_error::ParseError;
 
 /// The tokens of one exchange, as far as they are known.
 ///
@@ -20,6 +23,8 @@ use std::fmt;
 /// These are the definitions of OpenTelemetry's `gen_ai.usage.*`. What a provider bills beyond them (server
 /// tools, audio, a second model) stands in [`raw`](Self::raw) only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct Usage {
     /// All tokens of the input, cached ones included.
@@ -42,6 +47,8 @@ pub struct Usage {
 
 /// What the counts of a [`Usage`] rest on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum UsageBasis {
     /// The protocol's final report was seen.
@@ -56,10 +63,21 @@ pub enum UsageBasis {
     Absent,
 }
 
+// === impl Usage ===
+
+impl Usage {
+    /// Whether any count is known.
+    pub(crate) fn has_counts(&self) -> bool {
+        let parts = [self.cached_input_tokens, self.cache_write_input_tokens, self.reasoning_tokens];
+        let sums = [self.input_tokens, self.output_tokens, self.total_tokens];
+        sums.into_iter().chain(parts).any(|count| count.is_some())
+    }
+}
+
 // === impl UsageBasis ===
 
 impl UsageBasis {
-    /// The basis in snake case, as in `reported`.
+    /// The word for it in snake case, such as `reported`. `FromStr` reads it back.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Reported => "reported",
@@ -70,8 +88,48 @@ impl UsageBasis {
     }
 }
 
+impl FromStr for UsageBasis {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let all = [Self::Reported, Self::Partial, Self::Estimated, Self::Absent];
+        all.into_iter().find(|basis| basis.as_str() == text).ok_or_else(|| ParseError::new(text))
+    }
+}
+
 impl fmt::Display for UsageBasis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn basis_reads_back_from_its_word() {
+        let all = [UsageBasis::Reported, UsageBasis::Partial, UsageBasis::Estimated, UsageBasis::Absent];
+        for basis in all {
+            assert_eq!(basis.as_str().parse(), Ok(basis));
+        }
+        let error = "guessed".parse::<UsageBasis>().unwrap_err();
+        assert_eq!(error.to_string(), "unknown word: \"guessed\"");
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn usage_reads_back_from_json() {
+        let usage = Usage {
+            input_tokens: Some(0),
+            output_tokens: Some(u64::MAX),
+            basis: UsageBasis::Partial,
+            raw: Some("{\"a\":1}".into()),
+            ..Usage::default()
+        };
+        let json = serde_json::to_value(&usage).unwrap();
+        assert_eq!(json["basis"], UsageBasis::Partial.as_str());
+        assert_eq!(serde_json::from_value::<Usage>(json).unwrap(), usage);
+        assert_eq!(serde_json::from_str::<Usage>("{}").unwrap(), Usage::default(), "fields may be missing");
     }
 }

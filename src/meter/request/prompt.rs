@@ -1,6 +1,6 @@
 //! The text of a prompt.
 
-use crate::meter::scan::Kept;
+use super::bounded_string::BoundedString;
 
 /// Text that begins so is an image, a sound or a file.
 const DATA_URL: &str = "data:";
@@ -8,14 +8,14 @@ const DATA_URL: &str = "data:";
 /// The prompt's text: pieces, one after the other.
 #[derive(Debug)]
 pub(super) struct Prompt {
-    kept: Kept,
+    kept: BoundedString,
     len: u64,
-    piece: Piece,
+    piece: PromptString,
 }
 
 /// How far the current piece has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Piece {
+enum PromptString {
     /// So many bytes, and all of them as in [`DATA_URL`].
     Opening(usize),
     Text,
@@ -27,7 +27,7 @@ enum Piece {
 impl Prompt {
     /// Keeps the first `max` bytes.
     pub(super) fn new(max: usize) -> Self {
-        Self { kept: Kept::new(max), len: 0, piece: Piece::Opening(0) }
+        Self { kept: BoundedString::new(max), len: 0, piece: PromptString::Opening(0) }
     }
 
     /// What was kept.
@@ -47,28 +47,28 @@ impl Prompt {
 
     /// A new piece.
     pub(super) fn begin(&mut self) {
-        self.piece = Piece::Opening(0);
+        self.piece = PromptString::Opening(0);
     }
 
     /// More of the piece.
     pub(super) fn push(&mut self, mut text: &str) {
-        if let Piece::Opening(seen) = self.piece {
+        if let PromptString::Opening(seen) = self.piece {
             let same = DATA_URL[seen..].bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
             text = &text[same..];
             match seen + same {
-                seen if seen == DATA_URL.len() => self.piece = Piece::Data,
-                seen if text.is_empty() => self.piece = Piece::Opening(seen),
+                seen if seen == DATA_URL.len() => self.piece = PromptString::Data,
+                seen if text.is_empty() => self.piece = PromptString::Opening(seen),
                 seen => self.settle(seen),
             }
         }
-        if self.piece == Piece::Text {
+        if self.piece == PromptString::Text {
             self.keep(text);
         }
     }
 
     /// The piece is text after all, and it begins with what was seen of it.
     fn settle(&mut self, seen: usize) {
-        self.piece = Piece::Text;
+        self.piece = PromptString::Text;
         if self.len > 0 {
             self.kept.push("\n");
         }
@@ -77,7 +77,7 @@ impl Prompt {
 
     /// The piece is over.
     pub(super) fn end(&mut self) {
-        if let Piece::Opening(seen @ 1..) = self.piece {
+        if let PromptString::Opening(seen @ 1..) = self.piece {
             self.settle(seen);
         }
     }

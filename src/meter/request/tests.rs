@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::*;
+use super::reader::{MAX_DEPTH, MAX_WORD, RequestFacts, RequestReader, is_prompt, is_text};
 
 /// All else that is held, apart from the prompt.
 const CONSTANT: usize = 2 * MAX_WORD + MAX_DEPTH;
@@ -330,7 +330,7 @@ fn escaped(text: &str, choices: &mut impl Iterator<Item = u8>) -> String {
     escaped
 }
 
-const KEYS: [&str; 24] = [
+const FILTER: [&str; 24] = [
     "arguments",
     "chat_history",
     "content",
@@ -358,7 +358,7 @@ const KEYS: [&str; 24] = [
 ];
 
 fn keys() -> impl Strategy<Value = String> {
-    prop_oneof![9 => prop::sample::select(&KEYS[..]).prop_map(str::to_owned), 1 => any::<String>()]
+    prop_oneof![9 => prop::sample::select(&FILTER[..]).prop_map(str::to_owned), 1 => any::<String>()]
 }
 
 fn strings() -> impl Strategy<Value = String> {

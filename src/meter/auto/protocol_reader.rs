@@ -1,0 +1,281 @@
+//! Who reads the events of a stream: finds out the protocol, and hands them to its dialect.
+
+use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
+
+use super::event_template::{EventTemplate, unescaped};
+use super::signature::Signature;
+use crate::meter::framing::{EventStreamMessage, JsonDecoder, SseEvent};
+use crate::meter::lenient::Json;
+use crate::meter::protocol::Protocol;
+use crate::meter::provider::{Provider, in_band_error, is_error, provider_for, unmistakable_error};
+use crate::meter::report::InBandError;
+use crate::meter::report_builder::{OutputKind, ReportBuilder};
+
+/// So many events may go by before one tells the protocol. The first one does, but for pings and the like.
+const MAX_UNDECIDED: u8 = 64;
+
+/// Who reads the events.
+pub(super) struct ProtocolReader {
+    /// The protocol is known for sure.
+    is_decided: bool,
+    /// Events that are still looked at for the protocol.
+    undecided: u8,
+    protocol: Option<Protocol>,
+    provider: Option<Box<dyn Provider>>,
+    template: EventTemplate,
+}
+
+// === impl ProtocolReader ===
+
+impl ProtocolReader {
+    /// One that is to expect `protocol`; `is_decided`: whatever the events are.
+    pub(super) fn new(protocol: Option<Protocol>, is_decided: bool) -> Self {
+        Self {
+            is_decided,
+            undecided: MAX_UNDECIDED,
+            protocol,
+            provider: None,
+            template: EventTemplate::default(),
+        }
+    }
+
+    pub(super) fn is_terminated(&self) -> Option<bool> {
+        match (&self.provider, &self.protocol) {
+            (Some(provider), _) => provider.is_terminated(),
+            // Nothing has come.
+            (None, Some(protocol)) => provider_for(protocol)?.is_terminated(),
+            (None, None) => None,
+        }
+    }
+
+    /// The stream is over.
+    pub(super) fn finish(&mut self, report: &mut ReportBuilder) {
+        if let Some(provider) = &mut self.provider {
+            provider.finish(report);
+        }
+    }
+
+    pub(super) fn buffered(&self) -> usize {
+        self.template.buffered() + self.provider.as_ref().map_or(0, |provider| provider.buffered())
+    }
+
+    /// Whether there is any reason to think that the stream speaks a protocol.
+    pub(super) fn expects_any(&self) -> bool {
+        self.protocol.is_some()
+    }
+
+    pub(super) fn is_in_array(&self) -> bool {
+        self.protocol == Some(Protocol::GeminiJsonArray)
+    }
+
+    pub(super) fn event(&mut self, name: &[u8], data: &[u8], report: &mut ReportBuilder) {
+        if self.take_by_template(name, data, report) {
+            return;
+        }
+        if let Some(provider) = self.provider_of(data, true, report) {
+            provider.event(name, data, report);
+            if name == b"error" && report.in_band().is_none() {
+                named_error(data, report);
+            }
+        }
+        self.update_template(name, data, report);
+    }
+
+    /// The event at the end of the body, which lacks its blank line. The standard drops it; where its JSON is
+    /// whole, so is it.
+    pub(super) fn last_event(&mut self, event: SseEvent<'_>, report: &mut ReportBuilder) {
+        let data = event.data();
+        if is_json(data) {
+            self.event(event.raw_name(), data, report);
+        }
+    }
+
+    /// A line, an element of an array, or a whole answer.
+    pub(super) fn value(&mut self, data: &[u8], report: &mut ReportBuilder) {
+        if self.take_by_template(b"", data, report) {
+            return;
+        }
+        if let Some(provider) = self.provider_of(data, false, report) {
+            provider.value(data, report);
+        }
+        self.update_template(b"", data, report);
+    }
+
+    /// Whether `data` is of the shape of the last event that was one piece of output and nothing else, and so needs
+    /// no dialect.
+    #[inline]
+    fn take_by_template(&mut self, name: &[u8], data: &[u8], report: &mut ReportBuilder) -> bool {
+        let Some((piece, text)) = self.match_template(name, data, report.wants_text()) else {
+            report.begin_event();
+            return false;
+        };
+        report.event(data.len());
+        report.output(piece, &text);
+        true
+    }
+
+    #[inline]
+    fn match_template<'d>(
+        &self,
+        name: &[u8],
+        data: &'d [u8],
+        wants_text: bool,
+    ) -> Option<(OutputKind, Cow<'d, str>)> {
+        let (piece, text) = self.template.match_event(name, data)?;
+        // Where none is wanted, only the first matters, by which the shape was learned.
+        Some((piece, if wants_text { unescaped(data, text)? } else { Cow::Borrowed("") }))
+    }
+
+    fn update_template(&mut self, name: &[u8], data: &[u8], report: &mut ReportBuilder) {
+        if let Some((piece, place)) = report.sole_output(data) {
+            self.template.update(name, data, piece, place);
+            report.template_is_known();
+        }
+    }
+
+    fn provider_of(
+        &mut self,
+        data: &[u8],
+        in_events: bool,
+        report: &mut ReportBuilder,
+    ) -> Option<&mut (dyn Provider + 'static)> {
+        report.event(data.len());
+        let is_open = !self.is_decided || self.provider.is_none();
+        if is_open && self.undecided > 0 {
+            self.undecided -= 1;
+            self.decide(data, in_events, report);
+        }
+        self.provider.as_deref_mut()
+    }
+
+    /// A message of an event stream: Amazon names its protocol by the types of its events.
+    pub(super) fn message(&mut self, message: &EventStreamMessage<'_>, report: &mut ReportBuilder) {
+        let payload = message.payload();
+        // Exceptions and errors have none.
+        let name = message.text(":event-type").unwrap_or_default();
+        if !name.is_empty() && self.take_by_template(name.as_bytes(), payload, report) {
+            return;
+        }
+        report.event(payload.len());
+        match name {
+            _ if self.is_decided => self.presume(report),
+            "chunk" => self.speak(Protocol::BedrockInvoke, report),
+            "messageStart" | "contentBlockStart" | "contentBlockDelta" | "messageStop" => {
+                self.speak(Protocol::BedrockConverse, report);
+            }
+            _ => self.presume(report),
+        }
+        match message.text(":message-type") {
+            Some("exception") => {
+                let code = message.text(":exception-type").map(Into::into);
+                let text = String::from_utf8_lossy(payload);
+                report.error(InBandError { code, ..in_band_error(&text) });
+            }
+            Some("error") => report.error(InBandError {
+                code: message.text(":error-code").map(Into::into),
+                message: message.text(":error-message").unwrap_or_default().into(),
+                raw: None,
+            }),
+            _ => {
+                if let Some(provider) = &mut self.provider {
+                    provider.event(name.as_bytes(), payload, report);
+                    self.update_template(name.as_bytes(), payload, report);
+                }
+            }
+        }
+    }
+
+    /// A line that is no field of an event. llama.cpp puts errors into `error:` lines; Vertex ends a stream that
+    /// fails with bare JSON.
+    pub(super) fn stray(
+        &mut self,
+        line: &[u8],
+        stray: &mut Option<JsonDecoder>,
+        max: usize,
+        report: &mut ReportBuilder,
+    ) {
+        // Where nothing is known of a stream, it is somebody's text.
+        if self.protocol.is_none() {
+            return;
+        }
+        if let Some(error) = line.strip_prefix(b"error:") {
+            self.unnamed_error(error.trim_ascii(), true, report);
+            return;
+        }
+        if stray.is_none() && !line.starts_with(b"{") && !line.starts_with(b"[{") {
+            return;
+        }
+        let decoder = stray.get_or_insert_with(|| JsonDecoder::with_max(max));
+        for mut part in [line, b"\n"] {
+            while let Some(value) = decoder.next(&mut part) {
+                self.unnamed_error(value, false, report);
+            }
+        }
+    }
+
+    /// An error outside of any event: under `error`, or, where its line `says_so`, by itself.
+    fn unnamed_error(&mut self, data: &[u8], says_so: bool, report: &mut ReportBuilder) {
+        let json = Json::of(data);
+        let Some(signature) = json.get::<Signature<'_>>() else {
+            return;
+        };
+        let bare = Some(json.as_str()).filter(|_| says_so).filter(is_error);
+        if let Some(error) = signature.error.or(bare) {
+            self.presume(report);
+            report.error(in_band_error(error));
+        }
+    }
+
+    fn decide(&mut self, data: &[u8], in_events: bool, report: &mut ReportBuilder) {
+        let json = Json::of(data);
+        let signature = json.get::<Signature<'_>>().unwrap_or_default();
+        let told = if self.is_decided { None } else { signature.protocol(in_events) };
+        match told {
+            Some(protocol) => self.speak(protocol, report),
+            // Nothing to be told from: a ping, an error, `[DONE]`. Other paths end like those of the protocols, and
+            // of their answers nothing is presumed.
+            None if in_events || self.is_decided || signature.is_error() => self.presume(report),
+            None => {}
+        }
+        if let (None, Some(error)) = (&self.provider, signature.error.and_then(unmistakable_error)) {
+            report.error(error);
+        }
+    }
+
+    /// Until the events tell, the protocol is the one that the path says.
+    fn presume(&mut self, report: &mut ReportBuilder) {
+        if let (None, Some(protocol)) = (&self.provider, self.protocol.clone()) {
+            let is_decided = self.is_decided;
+            self.speak(protocol, report);
+            self.is_decided = is_decided;
+        }
+    }
+
+    /// From here on the stream speaks `protocol`.
+    fn speak(&mut self, protocol: Protocol, report: &mut ReportBuilder) {
+        if self.provider.is_none() || self.protocol.as_ref() != Some(&protocol) {
+            self.finish(report);
+            self.provider = provider_for(&protocol);
+        }
+        self.is_decided = true;
+        report.protocol(protocol.clone());
+        self.protocol = Some(protocol);
+    }
+}
+
+/// An event is called an error, and its protocol knows no such error: a proxy's, with whatever it has to say.
+fn named_error(data: &[u8], report: &mut ReportBuilder) {
+    let said = String::from_utf8_lossy(data.trim_ascii());
+    if is_json(data) && is_error(&&*said) {
+        report.error(in_band_error(&said));
+    } else if !is_json(data) && !said.is_empty() {
+        report.error(InBandError { message: said.into(), ..InBandError::default() });
+    }
+}
+
+/// Whether `data` is one JSON value, all of it.
+pub(super) fn is_json(data: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(data).is_ok()
+}

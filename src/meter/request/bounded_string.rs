@@ -1,0 +1,47 @@
+//! Text that is kept up to a limit.
+
+/// Text that is kept up to a limit, and not beyond it.
+#[derive(Debug, Default)]
+pub(super) struct BoundedString {
+    text: String,
+    max: usize,
+    is_full: bool,
+}
+
+// === impl BoundedString ===
+
+impl BoundedString {
+    /// Keeps the first `max` bytes, or fewer where a character would be cut.
+    pub(super) fn new(max: usize) -> Self {
+        Self { text: String::new(), max, is_full: false }
+    }
+
+    pub(super) fn push(&mut self, text: &str) {
+        if self.is_full {
+            return;
+        }
+        let kept = &text[..text.floor_char_boundary(self.max - self.text.len())];
+        self.is_full = kept.len() < text.len();
+        let wanted = self.text.len() + kept.len();
+        if wanted > self.text.capacity() {
+            // As a string grows by itself, but never past the limit.
+            let capacity = wanted.max(2 * self.text.capacity()).clamp(wanted, self.max);
+            self.text.reserve_exact(capacity - self.text.len());
+        }
+        self.text.push_str(kept);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+        self.is_full = false;
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Bytes that it holds.
+    pub(super) fn held(&self) -> usize {
+        self.text.capacity()
+    }
+}
