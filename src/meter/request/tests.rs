@@ -168,13 +168,13 @@ fn the_last_model_wins_and_none_deeper_counts() {
 }
 
 #[test]
-fn a_long_model_is_cut_where_a_character_ends() {
+fn long_model_is_cut_at_a_character() {
     let body = json!({"model": format!("{}é-and-more", "m".repeat(MAX_WORD - 1))});
     assert_eq!(read_json(&body).model.as_deref(), Some("m".repeat(MAX_WORD - 1).as_str()));
 }
 
 #[test]
-fn keys_inside_strings_and_escaped_keys_are_told_apart() {
+fn keys_in_strings_and_escaped_keys_differ() {
     let body = br#"{"user":"\",\"model\":\"x","\u006dodel":"y","prompt":"say \"stream\":true \\"}"#;
     assert_eq!(read(body), facts("y", None, &["say \"stream\":true \\"]));
 }
@@ -189,7 +189,7 @@ fn half_a_surrogate_pair_is_one_replacement_character() {
 }
 
 #[test]
-fn text_that_only_begins_as_a_data_url_is_text() {
+fn partial_data_url_is_text() {
     let body = json!({"prompt": ["data", "data:image/png;base64,AA", "dat", "", "date: now", "da\u{301}"]});
     let expected = facts("", None, &["data", "dat", "date: now", "da\u{301}"]);
     for size in 1..20 {
@@ -199,7 +199,7 @@ fn text_that_only_begins_as_a_data_url_is_text() {
 }
 
 #[test]
-fn where_it_stops_being_json_what_was_found_stays() {
+fn malformed_rest_keeps_what_was_found() {
     for rest in
         ["]", "\"x\"", "\"prompt\":,", "\"prompt\":\"\\x\"", "\"prompt\":\"\\u12g4\"", "\"a\" 1", "\"a\":#"]
     {
@@ -225,7 +225,7 @@ fn a_cut_request_tells_what_came() {
 // Bounds.
 
 #[test]
-fn the_prompt_is_kept_up_to_the_limit_and_counted_beyond() {
+fn prompt_beyond_limit_is_counted_only() {
     let text = "0123456789é".repeat(10_000);
     let body = json!({"messages": [{"content": text}, {"content": "more"}], "model": "m"}).to_string();
     for max in [0, 1, 10, 11, 12, 1000, 65_537] {
@@ -386,7 +386,7 @@ fn objects(inner: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> 
 
 proptest! {
     #[test]
-    fn facts_are_those_of_a_walk_over_the_whole_value(
+    fn facts_match_a_walk_over_the_value(
         body in objects(values()),
         choices in prop::collection::vec(any::<u8>(), 0..400),
         sizes in prop::collection::vec(1..40usize, 1..20),
