@@ -106,12 +106,12 @@ impl ProtocolReader {
     /// Reads `data` without its provider if it fits the template of earlier events; false if it does not.
     #[inline]
     fn take_by_template(&mut self, name: &[u8], data: &[u8], report: &mut ReportBuilder) -> bool {
-        let Some((piece, text)) = self.match_template(name, data, report.wants_text()) else {
+        let Some((kind, text)) = self.match_template(name, data, report.wants_text()) else {
             report.begin_event();
             return false;
         };
         report.event(data.len());
-        report.output(piece, &text);
+        report.output(kind, &text);
         true
     }
 
@@ -122,14 +122,14 @@ impl ProtocolReader {
         data: &'d [u8],
         wants_text: bool,
     ) -> Option<(OutputKind, Cow<'d, str>)> {
-        let (piece, text) = self.template.match_event(name, data)?;
+        let (kind, text) = self.template.match_event(name, data)?;
         // If texts are skipped, only the first one matters, and the template was made of it.
-        Some((piece, if wants_text { unescaped(data, text)? } else { Cow::Borrowed("") }))
+        Some((kind, if wants_text { unescaped(data, text)? } else { Cow::Borrowed("") }))
     }
 
     fn update_template(&mut self, name: &[u8], data: &[u8], report: &mut ReportBuilder) {
-        if let Some((piece, place)) = report.sole_output(data) {
-            self.template.update(name, data, piece, place);
+        if let Some((kind, place)) = report.sole_output(data) {
+            self.template.update(name, data, kind, place);
             report.template_is_known();
         }
     }

@@ -14,14 +14,14 @@ use super::zstd::Zstd;
 use crate::meter::report::Incomplete;
 
 /// The size of the buffer for decompressed bytes.
-pub(super) const PIECE: usize = 16 * 1024;
+pub(super) const BUFFER: usize = 16 * 1024;
 
 /// Undoes a `content-encoding`, chunk by chunk.
 pub(crate) struct Decompressor {
     pub(super) coding: &'static str,
     decoder: Box<dyn Decoder>,
     /// The buffer for decompressed bytes, used again and again.
-    piece: Box<[u8]>,
+    buffer: Box<[u8]>,
     max: u64,
     /// How many bytes of `max` are left.
     room: u64,
@@ -46,7 +46,7 @@ impl Decompressor {
         };
         match (decoder(coding), codings.next()) {
             (Some((coding, decoder)), None) => {
-                Ok(Some(Self { coding, decoder, piece: vec![0; PIECE].into(), max, room: max }))
+                Ok(Some(Self { coding, decoder, buffer: vec![0; BUFFER].into(), max, room: max }))
             }
             _ => Err(Incomplete::Encoded(value.into())),
         }
@@ -61,8 +61,8 @@ impl Decompressor {
     pub(crate) fn feed(&mut self, mut bytes: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<(), Incomplete> {
         while !self.decoder.is_over() {
             let before = bytes.len();
-            let unpacked = self.decoder.decompress(&mut bytes, &mut self.piece);
-            let len = unpacked.map_err(|what| self.corrupt(what))?;
+            let filled = self.decoder.decompress(&mut bytes, &mut self.buffer);
+            let len = filled.map_err(|what| self.corrupt(what))?;
             if len > 0 {
                 self.give(len, sink)?;
             }
@@ -79,13 +79,13 @@ impl Decompressor {
 
     /// The bytes that the decompressor holds, window included.
     pub(crate) fn held(&self) -> usize {
-        self.piece.len() + self.decoder.held()
+        self.buffer.len() + self.decoder.held()
     }
 
     fn give(&mut self, len: usize, sink: &mut dyn FnMut(&[u8])) -> Result<(), Incomplete> {
         let fits = self.room.min(len as u64);
         self.room -= fits;
-        sink(&self.piece[..fits as usize]);
+        sink(&self.buffer[..fits as usize]);
         if fits < len as u64 { Err(Incomplete::Expansion { limit: self.max }) } else { Ok(()) }
     }
 

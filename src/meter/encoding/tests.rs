@@ -8,7 +8,7 @@ use flate2::{Compression, GzBuilder};
 use http::{HeaderMap, HeaderValue, header::CONTENT_ENCODING};
 use proptest::prelude::*;
 
-use super::decompressor::{Decompressor, PIECE};
+use super::decompressor::{BUFFER, Decompressor};
 use crate::meter::report::Incomplete;
 
 /// Codings by the names that tests give them: the header's, and how the bytes are made.
@@ -103,9 +103,9 @@ fn decompress(coding: &str, packed: &[u8], size: usize) -> Result<Vec<u8>, Incom
     let mut decompressor = decompressor(coding, 1 << 30);
     let mut out = Vec::new();
     for chunk in packed.chunks(size) {
-        decompressor.feed(chunk, &mut |piece| {
-            assert!(piece.len() <= PIECE);
-            out.extend_from_slice(piece);
+        decompressor.feed(chunk, &mut |part| {
+            assert!(part.len() <= BUFFER);
+            out.extend_from_slice(part);
         })?;
     }
     Ok(out)
@@ -165,11 +165,11 @@ fn flushed_event_is_decompressed_at_once() {
         let packed = pack(&events);
         for (event, packed) in events.iter().zip(&packed) {
             let mut out = Vec::new();
-            decompressor.feed(packed, &mut |piece| out.extend_from_slice(piece)).unwrap();
+            decompressor.feed(packed, &mut |part| out.extend_from_slice(part)).unwrap();
             assert_eq!(&out, event, "{coding}");
         }
         let mut out = 0;
-        decompressor.feed(&packed[events.len()], &mut |piece| out += piece.len()).unwrap();
+        decompressor.feed(&packed[events.len()], &mut |part| out += part.len()).unwrap();
         assert_eq!(out, 0, "{coding}");
     }
 }
@@ -301,7 +301,7 @@ fn bomb_stops_at_limit_in_bounded_memory() {
             let mut out = 0;
             let mut held = 0;
             let fed = packed.chunks(size).try_for_each(|chunk| {
-                let fed = decompressor.feed(chunk, &mut |piece| out += piece.len() as u64);
+                let fed = decompressor.feed(chunk, &mut |part| out += part.len() as u64);
                 held = held.max(decompressor.held());
                 fed
             });
@@ -317,7 +317,7 @@ fn exactly_the_limit_is_no_bomb() {
     for (coding, pack) in CODINGS {
         let mut decompressor = decompressor(coding, 5);
         let mut out = Vec::new();
-        decompressor.feed(&pack(&[b"event"]).concat(), &mut |piece| out.extend_from_slice(piece)).unwrap();
+        decompressor.feed(&pack(&[b"event"]).concat(), &mut |part| out.extend_from_slice(part)).unwrap();
         assert_eq!(out, b"event");
     }
 }
@@ -346,7 +346,7 @@ fn output_before_an_error_survives_any_cut() {
             let mut out = Vec::new();
             let mut chunks = packed.chunks(size);
             let fed = chunks
-                .try_for_each(|chunk| decompressor.feed(chunk, &mut |piece| out.extend_from_slice(piece)));
+                .try_for_each(|chunk| decompressor.feed(chunk, &mut |part| out.extend_from_slice(part)));
             assert!(matches!(fed, Err(Incomplete::Corrupt(_))), "{coding}: {fed:?}");
             assert!(out == events.concat(), "{coding} in chunks of {size}: {} bytes", out.len());
         }
@@ -360,7 +360,7 @@ fn chunks_without_bytes_are_no_error() {
         let mut out = Vec::new();
         let packed = pack(&[b"an event"]);
         for chunk in packed.iter().flat_map(|chunk| [&chunk[..]].into_iter().chain([&b""[..]; 40])) {
-            decompressor.feed(chunk, &mut |piece| out.extend_from_slice(piece)).unwrap();
+            decompressor.feed(chunk, &mut |part| out.extend_from_slice(part)).unwrap();
         }
         assert_eq!(out, b"an event", "{coding}");
     }
@@ -386,7 +386,7 @@ proptest! {
         let mut rest = &packed[..];
         for size in sizes.iter().cycle() {
             let (chunk, more) = rest.split_at((*size).min(rest.len()));
-            decompressor.feed(chunk, &mut |piece| out.extend_from_slice(piece)).unwrap();
+            decompressor.feed(chunk, &mut |part| out.extend_from_slice(part)).unwrap();
             rest = more;
             if rest.is_empty() {
                 break;

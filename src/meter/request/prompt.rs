@@ -10,7 +10,7 @@ const DATA_URL: &str = "data:";
 pub(super) struct Prompt {
     kept: BoundedString,
     len: u64,
-    piece: PromptString,
+    string: PromptString,
 }
 
 /// What the current string has shown so far.
@@ -27,7 +27,7 @@ enum PromptString {
 impl Prompt {
     /// Keeps the first `max` bytes.
     pub(super) fn new(max: usize) -> Self {
-        Self { kept: BoundedString::new(max), len: 0, piece: PromptString::Opening(0) }
+        Self { kept: BoundedString::new(max), len: 0, string: PromptString::Opening(0) }
     }
 
     /// What was kept.
@@ -47,28 +47,28 @@ impl Prompt {
 
     /// Starts a string.
     pub(super) fn begin(&mut self) {
-        self.piece = PromptString::Opening(0);
+        self.string = PromptString::Opening(0);
     }
 
     /// Adds text to the string.
     pub(super) fn push(&mut self, mut text: &str) {
-        if let PromptString::Opening(seen) = self.piece {
+        if let PromptString::Opening(seen) = self.string {
             let same = DATA_URL[seen..].bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
             text = &text[same..];
             match seen + same {
-                seen if seen == DATA_URL.len() => self.piece = PromptString::Data,
-                seen if text.is_empty() => self.piece = PromptString::Opening(seen),
+                seen if seen == DATA_URL.len() => self.string = PromptString::Data,
+                seen if text.is_empty() => self.string = PromptString::Opening(seen),
                 seen => self.settle(seen),
             }
         }
-        if self.piece == PromptString::Text {
+        if self.string == PromptString::Text {
             self.keep(text);
         }
     }
 
     /// Decides that the string is text, and adds what was seen of it.
     fn settle(&mut self, seen: usize) {
-        self.piece = PromptString::Text;
+        self.string = PromptString::Text;
         if self.len > 0 {
             self.kept.push("\n");
         }
@@ -77,7 +77,7 @@ impl Prompt {
 
     /// Ends the string.
     pub(super) fn end(&mut self) {
-        if let PromptString::Opening(seen @ 1..) = self.piece {
+        if let PromptString::Opening(seen @ 1..) = self.string {
             self.settle(seen);
         }
     }

@@ -23,12 +23,12 @@ fn read_json(body: &Value) -> RequestFacts {
     read(body.to_string().as_bytes())
 }
 
-fn facts(model: &str, stream: Option<bool>, pieces: &[&str]) -> RequestFacts {
+fn facts(model: &str, stream: Option<bool>, strings: &[&str]) -> RequestFacts {
     RequestFacts {
         model: Some(model.into()),
         stream,
-        prompt: pieces.join("\n").into(),
-        prompt_len: pieces.iter().map(|piece| piece.chars().count() as u64).sum(),
+        prompt: strings.join("\n").into(),
+        prompt_len: strings.iter().map(|string| string.chars().count() as u64).sum(),
     }
 }
 
@@ -54,8 +54,8 @@ fn openai_chat_with_tools_and_an_image() {
         "stream": true,
         "model": "gpt-4o-mini",
     });
-    let pieces = ["Be brief.", "What is this?", "{\"at\":\"cat\"}", "a cat"];
-    assert_eq!(read_json(&body), facts("gpt-4o-mini", Some(true), &pieces));
+    let strings = ["Be brief.", "What is this?", "{\"at\":\"cat\"}", "a cat"];
+    assert_eq!(read_json(&body), facts("gpt-4o-mini", Some(true), &strings));
 }
 
 #[test]
@@ -104,8 +104,8 @@ fn anthropic_messages() {
         "model": "claude-sonnet-4",
         "stream": true,
     });
-    let pieces = ["Be kind.", "What?", "Hm.", "rain"];
-    assert_eq!(read_json(&body), facts("claude-sonnet-4", Some(true), &pieces));
+    let strings = ["Be kind.", "What?", "Hm.", "rain"];
+    assert_eq!(read_json(&body), facts("claude-sonnet-4", Some(true), &strings));
     let plain =
         json!({"system": "Be kind.", "messages": [{"role": "user", "content": "Hi"}], "model": "claude"});
     assert_eq!(read_json(&plain), facts("claude", None, &["Be kind.", "Hi"]));
@@ -143,8 +143,8 @@ fn cohere_in_both_versions() {
         "model": "command-r", "preamble": "Be brief.", "message": "And now?", "stream": true,
         "chat_history": [{"role": "USER", "message": "Hello"}, {"role": "CHATBOT", "message": "Hi"}],
     });
-    let pieces = ["Be brief.", "And now?", "Hello", "Hi"];
-    assert_eq!(read_json(&v1), facts("command-r", Some(true), &pieces));
+    let strings = ["Be brief.", "And now?", "Hello", "Hi"];
+    assert_eq!(read_json(&v1), facts("command-r", Some(true), &strings));
     let v2 = json!({"model": "command-a", "messages": [{"role": "user", "content": "Hello"}]});
     assert_eq!(read_json(&v2), facts("command-a", None, &["Hello"]));
 }
@@ -261,26 +261,26 @@ fn walked(body: &Value, max: usize) -> RequestFacts {
     let Value::Object(body) = body else {
         return RequestFacts::default();
     };
-    let mut pieces = Vec::new();
+    let mut strings = Vec::new();
     for (key, value) in body.iter().filter(|(key, _)| is_prompt(key)) {
-        walk(value, is_text(key), &mut pieces);
+        walk(value, is_text(key), &mut strings);
     }
-    let prompt = pieces.join("\n");
+    let prompt = strings.join("\n");
     let model = body.get("model").and_then(Value::as_str).filter(|model| !model.is_empty());
     RequestFacts {
         model: model.map(|model| model[..model.floor_char_boundary(MAX_WORD)].into()),
         stream: body.get("stream").and_then(Value::as_bool),
         prompt: prompt[..prompt.floor_char_boundary(max)].into(),
-        prompt_len: pieces.iter().map(|piece| piece.chars().count() as u64).sum(),
+        prompt_len: strings.iter().map(|string| string.chars().count() as u64).sum(),
     }
 }
 
-fn walk<'a>(value: &'a Value, counts: bool, pieces: &mut Vec<&'a str>) {
+fn walk<'a>(value: &'a Value, counts: bool, strings: &mut Vec<&'a str>) {
     match value {
-        Value::String(text) if counts && !text.is_empty() && !text.starts_with("data:") => pieces.push(text),
-        Value::Array(values) => values.iter().for_each(|value| walk(value, counts, pieces)),
+        Value::String(text) if counts && !text.is_empty() && !text.starts_with("data:") => strings.push(text),
+        Value::Array(values) => values.iter().for_each(|value| walk(value, counts, strings)),
         Value::Object(members) => {
-            members.iter().for_each(|(key, value)| walk(value, is_text(key), pieces));
+            members.iter().for_each(|(key, value)| walk(value, is_text(key), strings));
         }
         _ => {}
     }
