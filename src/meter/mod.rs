@@ -15,17 +15,19 @@
 //!
 //! # What stands on what
 //!
-//! Each line imports only from lines below it. Nothing here imports from the rest of the crate.
+//! Each line imports only from lines below it, and nothing here from the rest of the crate.
 //!
 //! ```text
-//! set              which meter reads a stream
-//! stream_meter     one stream: decompresses, meters, survives panics
-//! stream_report    report and usage of an ended stream     auto      the built-in meter: finds framing and protocol
-//! estimate  request  encoding  quota  response_head        provider  one file for each protocol
-//!                                                          meter_trait
-//!                                                          report_builder   lenient   framing
-//! report           model, text, times, error
-//! protocol  usage  parse_error
+//! set                                   chooses the meter of a response
+//! stream_meter                          one stream: decompresses, meters, charges, survives panics
+//! stream_report    auto                 what an ended stream shows │ detects framing and protocol
+//! estimate         provider             one file for each protocol
+//! request          meter_trait          request: model and prompt, read as they go by
+//! encoding         report_builder       works out the report from what a meter tells
+//! quota            framing, lenient     separates events │ reads JSON with surprises
+//! response_head    report
+//!                  protocol, usage      plain data
+//!                  parse_error
 //! ```
 //!
 //! # The trap: substrings

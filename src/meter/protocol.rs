@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use super::parse_error::ParseError;
 
-/// A streaming protocol.
+/// The protocol of a stream.
 ///
-/// With the feature `serde`, a built-in protocol serialises as its word, and another one as `{"other": name}`, which
-/// reads back as `Other` whatever the name is.
+/// With the feature `serde`, a built-in protocol serialises as its word. Any other one serialises as `{"other":
+/// name}`, which reads back as `Other` whatever the name is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -34,7 +34,7 @@ pub enum Protocol {
     BedrockConverse,
     /// Amazon Bedrock `InvokeModelWithResponseStream`, whatever the model's own protocol is.
     BedrockInvoke,
-    /// Mistral's chat: OpenAI's protocol in Mistral's dialect.
+    /// Mistral's chat, a variant of OpenAI's protocol.
     MistralChat,
     /// Cohere's chat, version 1.
     CohereV1,
@@ -44,7 +44,7 @@ pub enum Protocol {
     OllamaChat,
     /// Ollama `/api/generate`.
     OllamaGenerate,
-    /// gRPC: messages are counted, not read.
+    /// gRPC, whose messages are counted and not read.
     Grpc,
     /// The protocol of a user's own meter, by its name.
     Other(Cow<'static, str>),

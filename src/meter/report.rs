@@ -8,62 +8,61 @@ use super::protocol::Protocol;
 
 /// What a meter found in the response of a language model.
 ///
-/// Times are from the stream's opening, as those of [`StreamMetrics`](crate::StreamMetrics) are.
+/// Times are measured from the moment when the stream was opened, as those of `StreamMetrics` are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct LlmReport {
-    /// The protocol. `None`: it could not be told, and of the answer nothing else here is known but its events,
-    /// where it had any, and an unmistakable error.
+    /// The protocol; `None` if it could not be detected. Then only event counts and an unmistakable error are known.
     pub protocol: Option<Protocol>,
-    /// Who served it, by OpenTelemetry's names (`openai`, `aws.bedrock`): as configured, or where host or
-    /// protocol leave no doubt.
+    /// The provider, by OpenTelemetry's names (`openai`, `aws.bedrock`): as configured, or as the host shows beyond
+    /// doubt.
     pub provider: Option<Cow<'static, str>>,
-    /// The model that was asked for: in the request's body, if that is [captured](crate::Builder::capture_request),
-    /// else in its path.
+    /// The model that was asked for: the one in the request's body, if the layer captures requests, else the one in
+    /// its path.
     pub request_model: Option<Box<str>>,
-    /// The model that answered, by the response's own words.
+    /// The model that the response names.
     pub response_model: Option<Box<str>>,
-    /// Why each choice ended, by the provider's own word: the last one that was sent. Choices that have none
-    /// are left out; see [`choices`](Self::choices) for whose is whose.
+    /// Why each choice ended, in the provider's own words. The last reason that was sent counts. Choices without a
+    /// reason are left out; [`choices`](Self::choices) shows which reason belongs to which choice.
     pub finish_reasons: Vec<Box<str>>,
-    /// The visible text of the first choice, as far as it was to be kept. Reasoning, tool calls, refusals and
-    /// results of server-side tools are no text.
+    /// The visible text of the first choice, as much of it as was kept. Reasoning, tool calls, refusals and results
+    /// of server-side tools are not text.
     pub text: Option<Box<str>>,
-    /// How long the whole text of the first choice is, in Unicode scalar values, kept or not. `None`: texts were
-    /// not looked at.
+    /// The length of the first choice's whole text in Unicode scalar values, kept or not. `None` if texts were
+    /// skipped.
     pub text_len: Option<u64>,
     /// Every choice, by index.
     pub choices: Vec<LlmChoice>,
-    /// Whether the protocol's own end was seen: `[DONE]`, `message_stop`, a final `response.*`. `None` where the
+    /// Whether the protocol's own end was seen: `[DONE]`, `message_stop`, a final `response.*`. `None` if the
     /// protocol has none.
     pub terminated: Option<bool>,
     /// The error that the provider sent inside the stream.
     pub error: Option<InBandError>,
-    /// Why the meter stopped reading before the stream's end, if it did: what comes later is not in this report.
+    /// Why the meter stopped before the stream's end, if it did. What came later is not in this report.
     pub incomplete: Option<Incomplete>,
-    /// Events of the protocol, or messages of gRPC.
+    /// How many events of the protocol, or messages of gRPC, there were.
     pub events: u64,
-    /// Bytes of their data, without what frames it.
+    /// The bytes of their data, without the framing.
     pub event_bytes: u64,
-    /// Bytes of the longest of them.
+    /// The bytes of the longest event.
     pub longest_event: u64,
-    /// To the first event of the protocol, whatever is in it: a role, a ping.
+    /// The time to the first event of the protocol, whatever it holds: a role, a ping.
     pub time_to_first_event: Option<Duration>,
-    /// To the first text.
+    /// The time to the first text.
     pub time_to_first_text: Option<Duration>,
-    /// To the first reasoning.
+    /// The time to the first reasoning.
     pub time_to_first_reasoning: Option<Duration>,
-    /// To the first part of a tool call.
+    /// The time to the first part of a tool call.
     pub time_to_first_tool_call: Option<Duration>,
-    /// Events that held text. `None`: texts were not looked at.
+    /// How many events held text. `None` if texts were skipped.
     pub text_chunks: Option<u64>,
     /// The longest time between two successive events that held text.
     pub longest_text_gap: Option<Duration>,
 }
 
-/// One of the answers of a response that has several.
+/// One choice of a response that may have several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default))]
@@ -71,11 +70,11 @@ pub struct LlmReport {
 pub struct LlmChoice {
     /// The provider's number for it, from 0.
     pub index: u32,
-    /// Its visible text, as far as it was to be kept.
+    /// Its visible text, as much of it as was kept.
     pub text: Option<Box<str>>,
-    /// The length of its whole text in Unicode scalar values. `None`: texts were not looked at.
+    /// The length of its whole text in Unicode scalar values. `None` if texts were skipped.
     pub text_len: Option<u64>,
-    /// Why it ended, by the provider's own word: the last one that was sent.
+    /// Why it ended, in the provider's own word. The last reason that was sent counts.
     pub finish_reason: Option<Box<str>>,
 }
 
@@ -87,39 +86,39 @@ pub struct LlmChoice {
 pub struct InBandError {
     /// The provider's word or number for it: `overloaded_error`, `rate_limit_exceeded`, `503`.
     pub code: Option<Box<str>>,
-    /// What the provider says.
+    /// The provider's message.
     pub message: Box<str>,
-    /// The error as it was sent, as JSON.
+    /// The JSON of the error as it was sent.
     pub raw: Option<Box<str>>,
 }
 
-/// Why a meter stopped reading. The stream itself went on.
+/// Why a meter stopped. The stream itself went on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Incomplete {
-    /// A line, message or element was longer than the meter buffers. Bytes.
+    /// A line, message or element was longer than the meter may buffer.
     #[non_exhaustive]
     TooLong {
-        /// The limit: see [`MeterSet::max_line`](crate::MeterSet::max_line).
+        /// The limit in bytes: see [`MeterSet::max_line`](crate::meter::MeterSet::max_line).
         limit: usize,
     },
-    /// The framing is broken: a checksum does not match, a length is out of bounds.
+    /// The framing or the content coding is broken: a checksum does not match, a length is out of bounds.
     Corrupt(Box<str>),
-    /// The body is in a `content-encoding` that this build does not read.
+    /// The body has a `content-encoding` that this build cannot decompress.
     Encoded(Box<str>),
-    /// The body unpacks to more than the meter follows. Bytes.
+    /// The body decompresses to more than the meter may read.
     #[non_exhaustive]
     Expansion {
-        /// The limit: see [`MeterSet::max_expanded`](crate::MeterSet::max_expanded).
+        /// The limit in bytes: see [`MeterSet::max_expanded`](crate::meter::MeterSet::max_expanded).
         limit: u64,
     },
     /// The memory budget had no room for the meter's buffers.
     Memory,
     /// The meter panicked.
     Panicked,
-    /// The meter read what was captured, and that is not the whole stream.
+    /// The meter read what was captured, which is not the whole stream.
     NotCaptured,
 }
 

@@ -16,7 +16,7 @@ use super::stream_meter::StreamMeter;
 
 type MeterFactory = dyn Fn(&ResponseHead<'_>) -> Option<Box<dyn Meter>> + Send + Sync;
 
-/// The meters of a layer, and how they read.
+/// The meters of a layer and their settings.
 #[derive(Clone)]
 #[must_use = "meters do nothing until they are given to `Builder::meter`"]
 pub struct MeterSet {
@@ -40,18 +40,18 @@ enum BuiltIn {
 // === impl MeterSet ===
 
 impl MeterSet {
-    /// All built-in meters. Which one reads a stream is told by its first event that is unmistakable, with the
-    /// help of path and content type; what cannot be told is unknown, and is not guessed.
+    /// All built-in meters. The first unmistakable event of a stream decides which one reads it; path and content
+    /// type help. If the protocol cannot be detected, it is unknown, and not guessed.
     pub fn detect() -> Self {
         Self::with_built_in(BuiltIn::Detect)
     }
 
-    /// The built-in meter of one protocol, for streams that are known to speak it.
+    /// The built-in meter of one protocol, for streams that are known to use it.
     pub fn only(protocol: Protocol) -> Self {
         Self::with_built_in(BuiltIn::Only(protocol))
     }
 
-    /// No meter but those that are [added](Self::with).
+    /// No built-in meter: only those that are [added](Self::with).
     pub fn none() -> Self {
         Self::with_built_in(BuiltIn::None)
     }
@@ -69,8 +69,8 @@ impl MeterSet {
         }
     }
 
-    /// Adds a meter of your own: `make` is called with the head of each successful response and may return one.
-    /// Those that were added first are asked first; the built-in ones read what none of them takes.
+    /// Adds a meter of your own. `make` is called with the head of each successful response and may return a meter.
+    /// Meters are asked in the order in which they were added; the built-in ones read what is left.
     pub fn with(
         mut self,
         make: impl Fn(&ResponseHead<'_>) -> Option<Box<dyn Meter>> + Send + Sync + 'static,
@@ -79,48 +79,48 @@ impl MeterSet {
         self
     }
 
-    /// What happens to texts. Default: up to 1 MiB of each stream's are kept.
+    /// Sets what happens to texts. By default, at most 1 MiB of each stream's text is kept.
     pub fn text(mut self, text: TextPolicy) -> Self {
         self.text = text;
         self
     }
 
-    /// How many bytes a line, message or element may have. Default 1 MiB. A meter that meets a longer one stops
-    /// reading, and the report is [incomplete](crate::LlmReport::incomplete); the stream goes on.
+    /// Sets the most bytes that a line, message or element may have. The default is 1 MiB. At a longer one the meter
+    /// stops, and the report is [incomplete](crate::meter::LlmReport::incomplete); the stream goes on.
     pub fn max_line(mut self, bytes: usize) -> Self {
         self.max_line = bytes;
         self
     }
 
-    /// How many bytes a body with a `content-encoding` may unpack to for the meter. Default 256 MiB.
+    /// Sets the most bytes to which a body with a `content-encoding` is decompressed. The default is 256 MiB.
     pub fn max_expanded(mut self, bytes: u64) -> Self {
         self.max_expanded = bytes;
         self
     }
 
-    /// Who serves these streams, by OpenTelemetry's name (`openai`, `groq`): stands in each report.
+    /// Sets the provider of these streams for their reports, by OpenTelemetry's name (`openai`, `groq`).
     pub fn provider(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.provider = Some(name.into());
         self
     }
 
-    /// Meters what was captured, on the worker that delivers the record, instead of the chunks as they go by.
+    /// Meters the captured content on the worker that delivers the record, not the chunks as they go by.
     ///
-    /// The body is then spared the work, at a price: the capture must hold the whole stream, and the outcome
-    /// rests on HTTP alone. A client that closes on the protocol's last event has cancelled, and an error inside
-    /// the stream does not make it `Failed`; the report says both.
+    /// This takes the work off the body, at a price: the capture must hold the whole stream, and the outcome rests on
+    /// HTTP alone. A client that closes on the protocol's last event has cancelled, and an error inside the stream
+    /// does not make it `Failed`. The report says both.
     pub fn on_worker(mut self) -> Self {
         self.on_worker = true;
         self
     }
 
-    /// Who estimates the counts of streams that were cut or report none. Default: nobody, and they are `None`.
+    /// Sets the estimator for streams that were cut or report no counts. Without one, missing counts stay `None`.
     pub fn estimate(mut self, estimator: impl Estimator) -> Self {
         self.estimator = Some(Arc::new(estimator));
         self
     }
 
-    /// Whether streams are metered when they are over, from what was captured.
+    /// Whether captured content is metered when the stream is over.
     pub(crate) fn is_on_worker(&self) -> bool {
         self.on_worker
     }
@@ -129,7 +129,8 @@ impl MeterSet {
         self.estimator.clone()
     }
 
-    /// Opens the meter for a response that no layer sees. `None` if no meter reads it, or its status is not a success.
+    /// Opens the meter for a response that no layer sees. `None` if the status is not a success, or no meter reads
+    /// the response.
     pub fn open(&self, head: &ResponseHead<'_>) -> Option<StreamMeter> {
         self.open_within(head, None)
     }

@@ -34,7 +34,7 @@ impl StreamReport {
         Self { response: None, terminated: None, request: Some(request), estimator, _charge: None }
     }
 
-    /// Adds what was found in the request, and who estimates the counts that are missing.
+    /// Adds what was found in the request, and an estimator for the counts that are missing.
     pub(crate) fn with_request(
         self,
         request: Option<RequestFacts>,

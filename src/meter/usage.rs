@@ -7,8 +7,8 @@ use super::parse_error::ParseError;
 
 /// The tokens of one exchange, as far as they are known.
 ///
-/// Providers count differently; here a word means one thing. `None` is *not known*, which is not zero: a zero
-/// stands only where a zero was reported. Each count is the last one that was reported; counts are never
+/// Providers count differently; here one word means one thing. `None` means *not known*, which differs from zero: a
+/// count is zero only if the provider reported zero. Each count is the last one that was reported. Counts are never
 /// added up over a stream.
 ///
 /// | field | holds |
@@ -20,8 +20,8 @@ use super::parse_error::ParseError;
 /// | `reasoning_tokens` | the part of the output that was spent on reasoning |
 /// | `total_tokens` | as reported; otherwise input and output together |
 ///
-/// These are the definitions of OpenTelemetry's `gen_ai.usage.*`. What a provider bills beyond them (server
-/// tools, audio, a second model) stands in [`raw`](Self::raw) only.
+/// The definitions are those of OpenTelemetry's `gen_ai.usage.*`. What a provider bills beyond them (server tools,
+/// audio, a second model) stands only in [`raw`](Self::raw).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default))]
@@ -37,15 +37,15 @@ pub struct Usage {
     pub cache_write_input_tokens: Option<u64>,
     /// Tokens of the output that were spent on reasoning.
     pub reasoning_tokens: Option<u64>,
-    /// As reported; otherwise input and output together.
+    /// The total as reported, otherwise input and output together.
     pub total_tokens: Option<u64>,
-    /// What these counts rest on.
+    /// The basis of these counts.
     pub basis: UsageBasis,
-    /// The provider's own usage object, as JSON: the counts above were made from it.
+    /// The JSON of the provider's own usage object, from which the counts were made.
     pub raw: Option<Box<str>>,
 }
 
-/// What the counts of a [`Usage`] rest on.
+/// The basis of the counts of a [`Usage`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -53,12 +53,11 @@ pub struct Usage {
 pub enum UsageBasis {
     /// The protocol's final report was seen.
     Reported,
-    /// The stream was cut after some counts had been reported. They stand as reported; a final report would
-    /// have replaced them.
+    /// The stream was cut after some counts had been reported. A final report would have replaced them.
     Partial,
-    /// At least one count is an estimate. Those that were reported stand as reported.
+    /// At least one count is an estimate. Counts that were reported stand as reported.
     Estimated,
-    /// Nothing is known.
+    /// No count is known.
     #[default]
     Absent,
 }

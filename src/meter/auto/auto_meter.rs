@@ -1,4 +1,4 @@
-//! The built-in meter: finds out the framing, and hands whole events to who reads them.
+//! The built-in meter: detects the framing, and passes whole events to the protocol reader.
 
 use std::mem;
 
@@ -16,8 +16,8 @@ use crate::meter::protocol::Protocol;
 use crate::meter::report::Incomplete;
 use crate::meter::report_builder::ReportBuilder;
 
-/// So many blanks at the start of a line are kept until it tells something: a BOM, and one that makes the line none
-/// of an event's. Servers that make their clients wait send empty lines without end.
+/// The most blanks at the start of a line that are kept until the framing is known: those of a BOM, and one more,
+/// with which the line is not an event's. Servers that make their clients wait send empty lines without end.
 const MAX_BLANKS: usize = 4;
 
 /// Reads any protocol that this crate knows.
@@ -27,9 +27,9 @@ pub(crate) struct AutoMeter {
     max: usize,
 }
 
-/// How events are told apart.
+/// What separates events.
 enum Framing {
-    /// Nothing has come that tells, but these blanks on the last line.
+    /// Only blanks have come; these are on the last line.
     Unknown {
         kind: BodyKind,
         blanks: Vec<u8>,
@@ -46,11 +46,11 @@ enum Framing {
         is_sure: bool,
     },
     Grpc(GrpcBody),
-    /// It is none of these.
+    /// None of these.
     None,
 }
 
-/// What the content type says of the framing.
+/// What the content type says about the framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BodyKind {
     Events,
@@ -63,8 +63,8 @@ enum BodyKind {
 // === impl AutoMeter ===
 
 impl AutoMeter {
-    /// A meter for a response with these headers, to a request whose path gives `hint`. `is_sure`: the hint is
-    /// none, but what the user said.
+    /// Makes a meter for a response with these headers, to a request whose path gives `hint`. `is_sure` says that the
+    /// user set the protocol in the hint.
     pub(crate) fn new(headers: &HeaderMap, hint: PathHint, is_sure: bool, max: usize) -> Self {
         let kind = BodyKind::of(headers);
         let framing = match kind {
@@ -74,14 +74,14 @@ impl AutoMeter {
             BodyKind::Grpc { is_web, is_text } => Framing::Grpc(GrpcBody::new(is_web, is_text)),
             kind => Framing::Unknown { kind, blanks: Vec::new() },
         };
-        // A whole answer of InvokeModel has the model's own form.
+        // A whole response of InvokeModel has the model's own form.
         let is_decided =
             is_sure || (hint.protocol == Some(Protocol::BedrockInvoke) && kind == BodyKind::Other);
         let reader = ProtocolReader::new(hint.protocol, is_decided);
         Self { framing, reader, max }
     }
 
-    /// Tells the framing by the first character that is no blank. Gives back what is to be read.
+    /// Detects the framing by the first character that is not a blank. Returns what is still to be read.
     fn begin<'a>(&mut self, bytes: &'a [u8], report: &mut ReportBuilder) -> &'a [u8] {
         let Framing::Unknown { kind, blanks } = &mut self.framing else {
             return bytes;
@@ -99,7 +99,7 @@ impl AutoMeter {
         let max = self.max;
         let framing = match (first, *kind) {
             (b'{' | b'[', BodyKind::Lines) => Framing::Ndjson(NdjsonDecoder::with_max(max)),
-            // Also where events were announced: errors come as whole JSON.
+            // Also if events were announced: errors come as whole JSON.
             (b'{' | b'[', _) => Framing::Json(JsonDecoder::with_max(max)),
             (0, _) => Framing::EventStream { decoder: EventStreamDecoder::with_max(max), is_sure: false },
             (b'd' | b'e' | b'i' | b'r' | b':', _) | (_, BodyKind::Events) => {
@@ -110,7 +110,7 @@ impl AutoMeter {
         };
         let blanks = mem::take(blanks);
         self.framing = framing;
-        // Of lines, a BOM would be a part of the first one.
+        // A decoder of lines would take a BOM for a part of the first line.
         if !matches!(self.framing, Framing::Ndjson(_)) {
             self.read(&blanks, report);
         }
@@ -127,9 +127,9 @@ impl AutoMeter {
                             *is_sure = true;
                             reader.event(event.raw_name(), event.data(), report);
                         }
-                        SseItem::Stray(line) => reader.stray(line, stray, *max, report),
+                        SseItem::Stray(line) => reader.stray_line(line, stray, *max, report),
                     }
-                    if stray.as_ref().is_some_and(JsonDecoder::is_overflown) {
+                    if stray.as_ref().is_some_and(JsonDecoder::has_overflowed) {
                         break;
                     }
                 }
@@ -151,7 +151,7 @@ impl AutoMeter {
                             *is_sure = true;
                             reader.message(&message, report);
                         }
-                        // It only looked like one.
+                        // It only looked like a message.
                         Err(_) if !*is_sure => {}
                         Err(EventStreamError::TooLong { limit }) => {
                             report.incomplete(Incomplete::TooLong { limit });
@@ -166,19 +166,19 @@ impl AutoMeter {
         self.check(report);
     }
 
-    /// Whether something was too long to be read.
+    /// Stops the meter if something was too long to be read.
     fn check(&self, report: &mut ReportBuilder) {
-        let is_overflown = match &self.framing {
-            // Else it only looked like events.
+        let has_overflowed = match &self.framing {
+            // If not sure, it only looked like events.
             Framing::Sse { decoder, stray, is_sure } => {
-                let is_stray_overflown = stray.as_ref().is_some_and(JsonDecoder::is_overflown);
-                *is_sure && (decoder.is_overflown() || is_stray_overflown)
+                let has_stray_overflowed = stray.as_ref().is_some_and(JsonDecoder::has_overflowed);
+                *is_sure && (decoder.has_overflowed() || has_stray_overflowed)
             }
-            Framing::Ndjson(decoder) => decoder.is_overflown(),
-            Framing::Json(decoder) => decoder.is_overflown(),
+            Framing::Ndjson(decoder) => decoder.has_overflowed(),
+            Framing::Json(decoder) => decoder.has_overflowed(),
             _ => false,
         };
-        if is_overflown {
+        if has_overflowed {
             report.incomplete(Incomplete::TooLong { limit: self.max });
         }
     }
@@ -198,7 +198,7 @@ impl Meter for AutoMeter {
                 let mut end = &b"\n"[..];
                 match decoder.next_item(&mut end) {
                     Some(SseItem::Event(event)) => reader.last_event(event, report),
-                    Some(SseItem::Stray(line)) => reader.stray(line, stray, *max, report),
+                    Some(SseItem::Stray(line)) => reader.stray_line(line, stray, *max, report),
                     None => {}
                 }
                 if let Some(event) = decoder.finish() {
@@ -206,7 +206,7 @@ impl Meter for AutoMeter {
                 }
             }
             Framing::Ndjson(decoder) => {
-                // The last line needs no end, but has to be whole.
+                // The last line needs no line feed, but has to be whole.
                 if let Some(line) = decoder.finish().filter(|line| is_json(line)) {
                     reader.value(line, report);
                 }
@@ -221,7 +221,7 @@ impl Meter for AutoMeter {
     fn is_terminated(&self) -> Option<bool> {
         match &self.framing {
             Framing::Grpc(body) => body.is_terminated(),
-            // An array of chunks ends with its bracket.
+            // An array of chunks ends with its closing bracket.
             Framing::Json(decoder) if decoder.is_array() && self.reader.is_in_array() => {
                 Some(decoder.is_closed())
             }

@@ -31,11 +31,11 @@ pub(super) struct EventTemplate {
     event: Vec<u8>,
     output: OutputKind,
     /// What may differ, in order. Empty: there is no template yet.
-    slots: Vec<Slot>,
+    slots: Vec<TemplateSlot>,
 }
 
 #[derive(Clone, Debug)]
-struct Slot {
+struct TemplateSlot {
     /// Where in the event.
     place: Range<usize>,
     kind: SlotKind,
@@ -62,7 +62,7 @@ impl EventTemplate {
         let mut rest = event;
         let mut text = None;
         let mut from = 0;
-        for Slot { place, kind } in &self.slots {
+        for TemplateSlot { place, kind } in &self.slots {
             rest = rest.strip_prefix(&self.event[from..place.start])?;
             let (value, after) = rest.split_at(kind.length(rest)?);
             if *kind == SlotKind::Text {
@@ -98,11 +98,11 @@ impl EventTemplate {
                 let value = at + finder.needle().len();
                 // A value with escapes, or one that is not a number, must not differ.
                 if let Some(length) = kind.length(&event[value..]) {
-                    self.slots.push(Slot { place: value..value + length, kind: *kind });
+                    self.slots.push(TemplateSlot { place: value..value + length, kind: *kind });
                 }
             }
         }
-        self.slots.push(Slot { place: text, kind: SlotKind::Text });
+        self.slots.push(TemplateSlot { place: text, kind: SlotKind::Text });
         self.slots.sort_by_key(|slot| slot.place.start);
     }
 

@@ -1,4 +1,4 @@
-//! The body of a gRPC answer: messages are counted; gRPC-Web's trailers, which stand in the body, are read.
+//! The body of a gRPC response: counts messages, and reads the trailers that gRPC-Web puts into the body.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +12,7 @@ use crate::meter::report_builder::ReportBuilder;
 pub(super) struct GrpcBody {
     decoder: GrpcDecoder,
     is_web: bool,
-    /// In `grpc-web-text`: the characters of a group of four that have come.
+    /// In `grpc-web-text`: the characters of an incomplete group of four.
     text: Option<Vec<u8>>,
 }
 
@@ -36,9 +36,9 @@ impl GrpcBody {
         report.messages(self.decoder.messages(), self.decoder.bytes(), self.decoder.longest());
     }
 
-    /// Reads the status of gRPC-Web; elsewhere it stands in HTTP's trailers.
+    /// Reads the status of gRPC-Web. Plain gRPC has it in HTTP's trailers.
     pub(super) fn finish(&mut self, report: &mut ReportBuilder) {
-        // Also of a body in which nothing came.
+        // Also for an empty body.
         report.protocol(Protocol::Grpc);
         let trailers = String::from_utf8_lossy(self.decoder.trailers().unwrap_or_default());
         let fields = trailers.lines().filter_map(|line| line.split_once(':'));
@@ -61,7 +61,8 @@ impl GrpcBody {
     }
 }
 
-/// Decodes base64 group by group: each message may end with a padding of its own. False: it is none.
+/// Decodes base64 group by group, because each message may end with its own padding. False if the bytes are not
+/// base64.
 fn decode(group: &mut Vec<u8>, bytes: &[u8], decoder: &mut GrpcDecoder) -> bool {
     for byte in bytes.iter().filter(|byte| !byte.is_ascii_whitespace()) {
         group.push(*byte);

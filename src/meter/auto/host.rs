@@ -1,6 +1,6 @@
 //! What the host of a request says about the response.
 
-/// Who serves the host, by OpenTelemetry's names, where the name leaves no doubt.
+/// The provider behind a host, by OpenTelemetry's names, if the host leaves no doubt.
 pub(crate) fn provider_of_host(host: &str) -> Option<&'static str> {
     const HOSTS: [(&str, &str); 18] = [
         ("api.openai.com", "openai"),

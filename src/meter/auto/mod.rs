@@ -1,9 +1,9 @@
-//! Which protocol a stream speaks.
+//! The built-in meter: detects which framing and protocol a stream has.
 //!
-//! Content types do not tell: events come as `application/json`, arrays of JSON as such, and much without any
-//! type. So the first byte tells the framing, with the content type's help where it is ambiguous, and the first
-//! event that is unmistakable tells the protocol. The path helps with events that could be of any (an error, a
-//! ping). What stays ambiguous is unknown.
+//! Content types are not enough: events come as `application/json`, arrays of JSON as such, and much without any
+//! type. The first byte therefore decides the framing, with the help of the content type where it is ambiguous. The
+//! first unmistakable event decides the protocol. The path helps with events that could be of any protocol (an error,
+//! a ping). What stays ambiguous is unknown.
 
 mod auto_meter;
 mod event_template;

@@ -1,4 +1,4 @@
-//! Who reads the events of a stream: finds out the protocol, and hands them to its dialect.
+//! The reader of a stream's events: detects the protocol, and passes events to its provider.
 
 use std::borrow::Cow;
 
@@ -13,14 +13,14 @@ use crate::meter::provider::{Provider, in_band_error, is_error, provider_for, un
 use crate::meter::report::InBandError;
 use crate::meter::report_builder::{OutputKind, ReportBuilder};
 
-/// So many events may go by before one tells the protocol. The first one does, but for pings and the like.
+/// How many events are inspected before detection gives up. Usually the first one is enough, unless it is a ping.
 const MAX_UNDECIDED: u8 = 64;
 
-/// Who reads the events.
+/// Reads the events of a stream.
 pub(super) struct ProtocolReader {
-    /// The protocol is known for sure.
+    /// Whether the protocol is certain.
     is_decided: bool,
-    /// Events that are still looked at for the protocol.
+    /// How many more events are inspected for the protocol.
     undecided: u8,
     protocol: Option<Protocol>,
     provider: Option<Box<dyn Provider>>,
@@ -30,7 +30,7 @@ pub(super) struct ProtocolReader {
 // === impl ProtocolReader ===
 
 impl ProtocolReader {
-    /// One that is to expect `protocol`; `is_decided`: whatever the events are.
+    /// Makes a reader that expects `protocol`; `is_decided` says that events cannot change it.
     pub(super) fn new(protocol: Option<Protocol>, is_decided: bool) -> Self {
         Self {
             is_decided,
@@ -44,13 +44,13 @@ impl ProtocolReader {
     pub(super) fn is_terminated(&self) -> Option<bool> {
         match (&self.provider, &self.protocol) {
             (Some(provider), _) => provider.is_terminated(),
-            // Nothing has come.
+            // No event has come.
             (None, Some(protocol)) => provider_for(protocol)?.is_terminated(),
             (None, None) => None,
         }
     }
 
-    /// The stream is over.
+    /// Ends the stream.
     pub(super) fn finish(&mut self, report: &mut ReportBuilder) {
         if let Some(provider) = &mut self.provider {
             provider.finish(report);
@@ -61,7 +61,7 @@ impl ProtocolReader {
         self.template.buffered() + self.provider.as_ref().map_or(0, |provider| provider.buffered())
     }
 
-    /// Whether there is any reason to think that the stream speaks a protocol.
+    /// Whether any protocol is expected.
     pub(super) fn expects_any(&self) -> bool {
         self.protocol.is_some()
     }
@@ -83,8 +83,8 @@ impl ProtocolReader {
         self.update_template(name, data, report);
     }
 
-    /// The event at the end of the body, which lacks its blank line. The standard drops it; where its JSON is
-    /// whole, so is it.
+    /// Reads the event at the end of the body, which lacks its blank line. The standard drops it; if its JSON is
+    /// whole, the event is whole, too.
     pub(super) fn last_event(&mut self, event: SseEvent<'_>, report: &mut ReportBuilder) {
         let data = event.data();
         if is_json(data) {
@@ -92,7 +92,7 @@ impl ProtocolReader {
         }
     }
 
-    /// A line, an element of an array, or a whole answer.
+    /// Reads a line, an element of an array, or a whole response.
     pub(super) fn value(&mut self, data: &[u8], report: &mut ReportBuilder) {
         if self.take_by_template(b"", data, report) {
             return;
@@ -103,16 +103,15 @@ impl ProtocolReader {
         self.update_template(b"", data, report);
     }
 
-    /// Whether `data` is of the shape of the last event that was one piece of output and nothing else, and so needs
-    /// no dialect.
+    /// Reads `data` without its provider if it fits the template of earlier events; false if it does not.
     #[inline]
     fn take_by_template(&mut self, name: &[u8], data: &[u8], report: &mut ReportBuilder) -> bool {
-        let Some((piece, text)) = self.match_template(name, data, report.wants_text()) else {
+        let Some((kind, text)) = self.match_template(name, data, report.wants_text()) else {
             report.begin_event();
             return false;
         };
         report.event(data.len());
-        report.output(piece, &text);
+        report.output(kind, &text);
         true
     }
 
@@ -123,14 +122,14 @@ impl ProtocolReader {
         data: &'d [u8],
         wants_text: bool,
     ) -> Option<(OutputKind, Cow<'d, str>)> {
-        let (piece, text) = self.template.match_event(name, data)?;
-        // Where none is wanted, only the first matters, by which the shape was learned.
-        Some((piece, if wants_text { unescaped(data, text)? } else { Cow::Borrowed("") }))
+        let (kind, text) = self.template.match_event(name, data)?;
+        // If texts are skipped, only the first one matters, and the template was made of it.
+        Some((kind, if wants_text { unescaped(data, text)? } else { Cow::Borrowed("") }))
     }
 
     fn update_template(&mut self, name: &[u8], data: &[u8], report: &mut ReportBuilder) {
-        if let Some((piece, place)) = report.sole_output(data) {
-            self.template.update(name, data, piece, place);
+        if let Some((kind, place)) = report.sole_output(data) {
+            self.template.update(name, data, kind, place);
             report.template_is_known();
         }
     }
@@ -150,22 +149,22 @@ impl ProtocolReader {
         self.provider.as_deref_mut()
     }
 
-    /// A message of an event stream: Amazon names its protocol by the types of its events.
+    /// Reads a message of an event stream. Its event types name the protocol.
     pub(super) fn message(&mut self, message: &EventStreamMessage<'_>, report: &mut ReportBuilder) {
         let payload = message.payload();
-        // Exceptions and errors have none.
+        // Exceptions and errors have no event type.
         let name = message.text(":event-type").unwrap_or_default();
         if !name.is_empty() && self.take_by_template(name.as_bytes(), payload, report) {
             return;
         }
         report.event(payload.len());
         match name {
-            _ if self.is_decided => self.presume(report),
-            "chunk" => self.speak(Protocol::BedrockInvoke, report),
+            _ if self.is_decided => self.assume_protocol(report),
+            "chunk" => self.set_protocol(Protocol::BedrockInvoke, report),
             "messageStart" | "contentBlockStart" | "contentBlockDelta" | "messageStop" => {
-                self.speak(Protocol::BedrockConverse, report);
+                self.set_protocol(Protocol::BedrockConverse, report);
             }
-            _ => self.presume(report),
+            _ => self.assume_protocol(report),
         }
         match message.text(":message-type") {
             Some("exception") => {
@@ -187,16 +186,16 @@ impl ProtocolReader {
         }
     }
 
-    /// A line that is no field of an event. llama.cpp puts errors into `error:` lines; Vertex ends a stream that
-    /// fails with bare JSON.
-    pub(super) fn stray(
+    /// Reads a line that is not a field of an event. llama.cpp puts errors into `error:` lines, and Vertex ends a
+    /// failed stream with bare JSON.
+    pub(super) fn stray_line(
         &mut self,
         line: &[u8],
         stray: &mut Option<JsonDecoder>,
         max: usize,
         report: &mut ReportBuilder,
     ) {
-        // Where nothing is known of a stream, it is somebody's text.
+        // In an unknown protocol, the line may be any text.
         if self.protocol.is_none() {
             return;
         }
@@ -215,7 +214,7 @@ impl ProtocolReader {
         }
     }
 
-    /// An error outside of any event: under `error`, or, where its line `says_so`, by itself.
+    /// Reads an error outside of any event: the value of `error`, or, if the line `says_so`, the value itself.
     fn unnamed_error(&mut self, data: &[u8], says_so: bool, report: &mut ReportBuilder) {
         let json = Json::of(data);
         let Some(signature) = json.get::<Signature<'_>>() else {
@@ -223,7 +222,7 @@ impl ProtocolReader {
         };
         let bare = Some(json.as_str()).filter(|_| says_so).filter(is_error);
         if let Some(error) = signature.error.or(bare) {
-            self.presume(report);
+            self.assume_protocol(report);
             report.error(in_band_error(error));
         }
     }
@@ -233,10 +232,10 @@ impl ProtocolReader {
         let signature = json.get::<Signature<'_>>().unwrap_or_default();
         let told = if self.is_decided { None } else { signature.protocol(in_events) };
         match told {
-            Some(protocol) => self.speak(protocol, report),
-            // Nothing to be told from: a ping, an error, `[DONE]`. Other paths end like those of the protocols, and
-            // of their answers nothing is presumed.
-            None if in_events || self.is_decided || signature.is_error() => self.presume(report),
+            Some(protocol) => self.set_protocol(protocol, report),
+            // This event shows no protocol: a ping, an error, `[DONE]`. The paths of other services end like those of
+            // the protocols, and nothing is assumed about their whole responses.
+            None if in_events || self.is_decided || signature.is_error() => self.assume_protocol(report),
             None => {}
         }
         if let (None, Some(error)) = (&self.provider, signature.error.and_then(unmistakable_error)) {
@@ -244,17 +243,17 @@ impl ProtocolReader {
         }
     }
 
-    /// Until the events tell, the protocol is the one that the path says.
-    fn presume(&mut self, report: &mut ReportBuilder) {
+    /// Uses the protocol of the path until an event shows the protocol.
+    fn assume_protocol(&mut self, report: &mut ReportBuilder) {
         if let (None, Some(protocol)) = (&self.provider, self.protocol.clone()) {
             let is_decided = self.is_decided;
-            self.speak(protocol, report);
+            self.set_protocol(protocol, report);
             self.is_decided = is_decided;
         }
     }
 
-    /// From here on the stream speaks `protocol`.
-    fn speak(&mut self, protocol: Protocol, report: &mut ReportBuilder) {
+    /// Sets the protocol for all later events.
+    fn set_protocol(&mut self, protocol: Protocol, report: &mut ReportBuilder) {
         if self.provider.is_none() || self.protocol.as_ref() != Some(&protocol) {
             self.finish(report);
             self.provider = provider_for(&protocol);
@@ -265,7 +264,7 @@ impl ProtocolReader {
     }
 }
 
-/// An event is called an error, and its protocol knows no such error: a proxy's, with whatever it has to say.
+/// Reads an event named `error` in a protocol that has no such event: it comes from a proxy.
 fn named_error(data: &[u8], report: &mut ReportBuilder) {
     let said = String::from_utf8_lossy(data.trim_ascii());
     if is_json(data) && is_error(&&*said) {
@@ -275,7 +274,7 @@ fn named_error(data: &[u8], report: &mut ReportBuilder) {
     }
 }
 
-/// Whether `data` is one JSON value, all of it.
+/// Whether `data` is exactly one JSON value.
 pub(super) fn is_json(data: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(data).is_ok()
 }

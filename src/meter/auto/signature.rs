@@ -38,19 +38,20 @@ enum ChoiceKind {
     Text,
 }
 
-/// Passes over all fields.
+/// Skips all fields.
 struct AnyFields;
 
 // === impl Signature ===
 
 impl Signature<'_> {
-    /// Whether this is an error, of whichever protocol.
+    /// Whether this is an error of any protocol.
     pub(super) fn is_error(&self) -> bool {
         let says_so = [&self.kind, &self.object].into_iter().any(|word| word.as_deref() == Some("error"));
         says_so || self.error.is_some()
     }
 
-    /// The protocol of a server-sent event, a line, or a whole answer; `in_events` says that it is the first.
+    /// The protocol of a server-sent event, a line, or a whole response. `in_events` says that it is a server-sent
+    /// event.
     pub(super) fn protocol(&self, in_events: bool) -> Option<Protocol> {
         self.by_kind().or_else(|| self.by_object()).or_else(|| self.by_fields(in_events))
     }
@@ -101,8 +102,8 @@ impl Signature<'_> {
         (self.has_output && self.has_stop_reason).then_some(Protocol::BedrockConverse)
     }
 
-    /// Mistral's API speaks OpenAI's protocol; its chunks have a bare UUID for an id, and no field beyond the
-    /// ones that every server sends but its padding.
+    /// Mistral's API uses OpenAI's protocol. Its chunks have a bare UUID for an id, and no fields but padding beyond
+    /// those that every server sends.
     fn chat(&self) -> Protocol {
         let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         let is_bare = self.id.as_deref().is_some_and(|id| id.len() == 32 && id.bytes().all(is_digit));
@@ -110,7 +111,7 @@ impl Signature<'_> {
     }
 }
 
-/// The events of Cohere's version 1: others name theirs by the same field.
+/// Whether this names an event of Cohere's version 1. Other protocols use the same field for other names.
 fn is_cohere_v1(kind: &str) -> bool {
     match kind {
         "stream-start" | "stream-end" | "text-generation" | "citation-generation" | "debug" => true,
@@ -172,7 +173,7 @@ impl<'de> Fields<'de> for ChoiceKind {
     }
 }
 
-/// What some proxies put around every chunk of Gemini's.
+/// The object that some proxies put around every chunk of Gemini's.
 #[derive(Default)]
 struct ProxyWrapper {
     is_gemini: bool,

@@ -4,7 +4,7 @@ use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, Sli
 
 use super::decoder::Decoder;
 
-/// What the decoder holds beside its window: its own state, and the tables of the block that it is in.
+/// What the decoder holds beside its window: its own state, and the tables of the current block.
 const TABLES: usize = 64 * 1024;
 
 pub(super) struct Brotli {
@@ -15,7 +15,7 @@ pub(super) struct Brotli {
 impl Brotli {
     pub(super) fn new() -> Self {
         let alloc = StandardAlloc::default;
-        // Strict: windows of more than 16 MiB are no part of `br`.
+        // Strict: `br` has no windows of more than 16 MiB.
         let state = BrotliState::new_strict(alloc(), alloc(), alloc());
         Self { state: Box::new(state), is_over: false }
     }

@@ -1,16 +1,16 @@
 //! What the decoders of all codings have in common.
 
-/// Undoes one coding.
+/// Decompresses one content coding.
 pub(super) trait Decoder: Send {
-    /// Unpacks from the front of `input`, and takes off what it has read. Returns how much of `output` it has
-    /// filled: all of it, or as much as can be made of the input. An error is told when all that came before it
-    /// has been given out, so that it does not matter where the input is cut; only brotli's decoder lets go of
-    /// nothing any more once it has found one.
+    /// Decompresses from the front of `input`, and moves it on behind what was read. Returns how many bytes of
+    /// `output` were filled: all of them, or as many as the input yields. Everything that came before an error is
+    /// returned before the error, so that the result does not depend on where the input is cut. Only brotli's decoder
+    /// returns nothing more once it has found an error.
     fn decompress(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, &'static str>;
 
-    /// Whether the end was seen. What comes after it is ignored, as clients do.
+    /// Whether the end was seen. What follows it is ignored, as clients do.
     fn is_over(&self) -> bool;
 
-    /// Bytes that it holds, window included.
+    /// The bytes that the decoder holds, window included.
     fn held(&self) -> usize;
 }

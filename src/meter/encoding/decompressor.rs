@@ -13,27 +13,27 @@ use super::gzip::Gzip;
 use super::zstd::Zstd;
 use crate::meter::report::Incomplete;
 
-/// What comes out at once.
-pub(super) const PIECE: usize = 16 * 1024;
+/// The size of the buffer for decompressed bytes.
+pub(super) const BUFFER: usize = 16 * 1024;
 
-/// Undoes a `content-encoding`, push by push.
+/// Undoes a `content-encoding`, chunk by chunk.
 pub(crate) struct Decompressor {
     pub(super) coding: &'static str,
     decoder: Box<dyn Decoder>,
-    /// Where pieces come out, again and again.
-    piece: Box<[u8]>,
+    /// The buffer for decompressed bytes, used again and again.
+    buffer: Box<[u8]>,
     max: u64,
-    /// How much of `max` is left.
+    /// How many bytes of `max` are left.
     room: u64,
 }
 
 // === impl Decompressor ===
 
 impl Decompressor {
-    /// What the response's headers ask for: nothing to undo, an unpacker that yields at most `max` bytes, or a
-    /// coding that this build does not know.
+    /// The decompressor for these headers: `None` if the body is not encoded, otherwise one that yields at most `max`
+    /// bytes. A coding that this build cannot decompress is an error.
     ///
-    /// Codings that are stacked are not undone: no server stacks them, and each would expand the other.
+    /// Stacked codings are refused: servers do not use them, and each would expand the other.
     pub(crate) fn of(headers: &HeaderMap, max: u64) -> Result<Option<Self>, Incomplete> {
         let lines = headers.get_all(header::CONTENT_ENCODING).iter();
         let value = lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect::<Vec<_>>().join(", ");
@@ -46,27 +46,27 @@ impl Decompressor {
         };
         match (decoder(coding), codings.next()) {
             (Some((coding, decoder)), None) => {
-                Ok(Some(Self { coding, decoder, piece: vec![0; PIECE].into(), max, room: max }))
+                Ok(Some(Self { coding, decoder, buffer: vec![0; BUFFER].into(), max, room: max }))
             }
             _ => Err(Incomplete::Encoded(value.into())),
         }
     }
 
-    /// Unpacks `bytes` and gives what comes out to `sink`, in pieces of bounded size.
+    /// Decompresses `bytes`, and passes the result to `sink` in slices of bounded size.
     ///
     /// # Errors
     ///
-    /// `Corrupt` if the bytes are not in the coding, and `Expansion` if more comes out than the limit, which the
-    /// sink has had by then. Nothing may be fed after an error.
+    /// `Corrupt` if the bytes are not in the coding; `Expansion` if there is more than the limit, after `sink` was
+    /// given everything up to it. Nothing may be fed after an error.
     pub(crate) fn feed(&mut self, mut bytes: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<(), Incomplete> {
         while !self.decoder.is_over() {
             let before = bytes.len();
-            let unpacked = self.decoder.decompress(&mut bytes, &mut self.piece);
-            let len = unpacked.map_err(|what| self.corrupt(what))?;
+            let filled = self.decoder.decompress(&mut bytes, &mut self.buffer);
+            let len = filled.map_err(|what| self.corrupt(what))?;
             if len > 0 {
                 self.give(len, sink)?;
             }
-            // Not before nothing more comes out: what follows the last output may be an error.
+            // Only once nothing more comes out: what follows the last output may be an error.
             if len == 0 && bytes.is_empty() {
                 break;
             }
@@ -77,15 +77,15 @@ impl Decompressor {
         Ok(())
     }
 
-    /// Bytes that it holds, window included.
+    /// The bytes that the decompressor holds, window included.
     pub(crate) fn held(&self) -> usize {
-        self.piece.len() + self.decoder.held()
+        self.buffer.len() + self.decoder.held()
     }
 
     fn give(&mut self, len: usize, sink: &mut dyn FnMut(&[u8])) -> Result<(), Incomplete> {
         let fits = self.room.min(len as u64);
         self.room -= fits;
-        sink(&self.piece[..fits as usize]);
+        sink(&self.buffer[..fits as usize]);
         if fits < len as u64 { Err(Incomplete::Expansion { limit: self.max }) } else { Ok(()) }
     }
 
@@ -94,7 +94,7 @@ impl Decompressor {
     }
 }
 
-/// The decoder for a coding, by its name in any case, and the name.
+/// The decoder for a coding and the coding's name. Names are case-insensitive.
 fn decoder(coding: &str) -> Option<(&'static str, Box<dyn Decoder>)> {
     match coding.to_ascii_lowercase().as_str() {
         #[cfg(feature = "llm-gzip")]

@@ -1,4 +1,4 @@
-//! deflate, in both of its readings.
+//! deflate, in both of its formats.
 
 use flate2::Decompress;
 
@@ -7,7 +7,7 @@ use super::inflate::{INFLATER, inflate};
 
 /// `deflate` is zlib's format by the standard, and raw deflate from some servers.
 pub(super) enum Deflate {
-    /// Before the two bytes that tell which, with the first if that came.
+    /// Before the two bytes that show the format; the first one, if it has come.
     Start(Option<u8>),
     Body(Decompress),
     Over,
@@ -56,9 +56,9 @@ impl Decoder for Deflate {
     }
 }
 
-/// Whether two bytes begin zlib's format ([RFC 1950](https://www.rfc-editor.org/rfc/rfc1950), section 2.2).
+/// Whether two bytes start zlib's format ([RFC 1950](https://www.rfc-editor.org/rfc/rfc1950), section 2.2).
 ///
-/// Raw deflate that begins so would be a stored block with padding that is not zero, and nobody writes that.
+/// Raw deflate that starts with them would be a stored block with non-zero padding, which no encoder writes.
 fn is_zlib(first: u8, second: u8) -> bool {
     first & 0x0f == 8 && first >> 4 <= 7 && u16::from_be_bytes([first, second]).is_multiple_of(31)
 }

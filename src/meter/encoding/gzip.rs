@@ -5,19 +5,19 @@ use flate2::{Crc, Decompress};
 use super::decoder::Decoder;
 use super::inflate::{INFLATER, inflate};
 
-/// Members of gzip, one after the other.
+/// Decompresses members of gzip, one after the other.
 pub(super) struct Gzip {
     part: GzipPart,
     inflater: Decompress,
     crc: Crc,
-    /// Whether a member has ended. What is none after it is no error.
+    /// Whether a member has ended. After it, bytes that do not start a member are ignored.
     is_later: bool,
 }
 
 enum GzipPart {
     GzipHeader(GzipHeader),
     Body,
-    /// So many bytes of the checksum and the length.
+    /// The checksum and the length, and how many of their bytes have come.
     Trailer([u8; 8], usize),
     Over,
 }
@@ -25,20 +25,20 @@ enum GzipPart {
 /// A member's header, read byte by byte.
 #[derive(Default)]
 struct GzipHeader {
-    /// Of fields that are still to come.
+    /// The flags of the fields that are still to come.
     flags: u8,
     field: GzipField,
 }
 
 enum GzipField {
-    /// The ten bytes of every header; so many came.
+    /// The ten bytes of every header; how many have come.
     Fixed(usize),
-    /// The length of the extra field, and its first byte if that came.
+    /// The length of the extra field; its first byte, if that has come.
     ExtraLen(Option<u8>),
     Extra(u16),
-    /// A name or a comment, up to a zero.
+    /// A name or a comment, which ends with a zero.
     Text,
-    /// The header's checksum; so many bytes are still to come.
+    /// The header's checksum; how many bytes are still to come.
     Checksum(usize),
 }
 
@@ -128,7 +128,7 @@ impl Decoder for Gzip {
 // === impl GzipHeader ===
 
 impl GzipHeader {
-    /// Reads a byte. True if it was the last one.
+    /// Reads a byte; true if it was the header's last one.
     fn read(&mut self, byte: u8) -> Result<bool, &'static str> {
         match &mut self.field {
             GzipField::Fixed(at) => {
@@ -166,7 +166,7 @@ impl GzipHeader {
         }
     }
 
-    /// Goes on to the next field that the flags announce. True if there is none.
+    /// Moves on to the next field that the flags announce; true if there is none.
     fn next_field(&mut self) -> bool {
         const CHECKSUM: u8 = 1 << 1;
         const EXTRA: u8 = 1 << 2;
@@ -186,7 +186,7 @@ impl GzipHeader {
         false
     }
 
-    /// Whether it is still in the bytes that tell gzip from all else.
+    /// Whether the header is still in the bytes that identify gzip.
     fn is_magic(&self) -> bool {
         matches!(self.field, GzipField::Fixed(0..3))
     }

@@ -7,8 +7,8 @@ pub(super) const INFLATER: usize = 48 * 1024;
 
 const NOT_DEFLATE: &str = "the compressed data is broken";
 
-/// Unpacks from the front of `input`. Returns how much came out, and whether that is the end. An error behind
-/// something that came out is told by the next call.
+/// Inflates from the front of `input`. Returns how many bytes came out, and whether that is the end. An error after
+/// some output is returned by the next call.
 pub(super) fn inflate(
     inflater: &mut Decompress,
     input: &mut &[u8],

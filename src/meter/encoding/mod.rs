@@ -1,8 +1,8 @@
-//! Content codings, undone for the meter only: the client gets the bytes as they were.
+//! Content codings, undone for the meter only: the client gets the bytes unchanged.
 //!
-//! Servers that compress a stream of events flush the coding after each one, so whatever can be unpacked from
-//! the bytes so far is given to the meter at once. Memory is bounded by the coding's window, and what comes out
-//! by a limit: a few bytes can unpack to gigabytes.
+//! Servers that compress a stream of events flush the coding after each event. Everything that can be decompressed
+//! from the bytes so far is passed on at once. The coding's window bounds the memory, and a limit bounds the output:
+//! a few bytes can decompress to gigabytes.
 
 #[cfg(feature = "llm-br")]
 mod brotli;

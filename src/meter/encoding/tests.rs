@@ -8,7 +8,7 @@ use flate2::{Compression, GzBuilder};
 use http::{HeaderMap, HeaderValue, header::CONTENT_ENCODING};
 use proptest::prelude::*;
 
-use super::decompressor::{Decompressor, PIECE};
+use super::decompressor::{BUFFER, Decompressor};
 use crate::meter::report::Incomplete;
 
 /// Codings by the names that tests give them: the header's, and how the bytes are made.
@@ -103,9 +103,9 @@ fn decompress(coding: &str, packed: &[u8], size: usize) -> Result<Vec<u8>, Incom
     let mut decompressor = decompressor(coding, 1 << 30);
     let mut out = Vec::new();
     for chunk in packed.chunks(size) {
-        decompressor.feed(chunk, &mut |piece| {
-            assert!(piece.len() <= PIECE);
-            out.extend_from_slice(piece);
+        decompressor.feed(chunk, &mut |part| {
+            assert!(part.len() <= BUFFER);
+            out.extend_from_slice(part);
         })?;
     }
     Ok(out)
@@ -127,7 +127,7 @@ fn no_coding_and_identity_need_no_unpacker() {
 }
 
 #[test]
-fn names_are_read_in_any_case_and_with_spaces() {
+fn coding_names_ignore_case_and_spaces() {
     let names =
         [("GZip", "gzip"), ("x-gzip", "gzip"), (" DEFLATE ", "deflate"), ("Br", "br"), ("ZSTD", "zstd")];
     for (name, coding) in names {
@@ -157,7 +157,7 @@ fn what_is_unknown_or_stacked_is_named() {
 // What comes out.
 
 #[test]
-fn each_event_is_seen_when_the_server_flushes_it() {
+fn flushed_event_is_decompressed_at_once() {
     let events: Vec<_> = (0..200).map(|n| format!("data: {{\"n\":{n}}}\n\n").repeat(1 + n % 7)).collect();
     let events: Vec<_> = events.iter().map(String::as_bytes).collect();
     for (coding, pack) in CODINGS {
@@ -165,11 +165,11 @@ fn each_event_is_seen_when_the_server_flushes_it() {
         let packed = pack(&events);
         for (event, packed) in events.iter().zip(&packed) {
             let mut out = Vec::new();
-            decompressor.feed(packed, &mut |piece| out.extend_from_slice(piece)).unwrap();
+            decompressor.feed(packed, &mut |part| out.extend_from_slice(part)).unwrap();
             assert_eq!(&out, event, "{coding}");
         }
         let mut out = 0;
-        decompressor.feed(&packed[events.len()], &mut |piece| out += piece.len()).unwrap();
+        decompressor.feed(&packed[events.len()], &mut |part| out += part.len()).unwrap();
         assert_eq!(out, 0, "{coding}");
     }
 }
@@ -216,7 +216,7 @@ fn several_members_and_frames_are_one_body() {
 }
 
 #[test]
-fn every_field_of_a_gzip_header_is_passed_over() {
+fn all_gzip_header_fields_are_skipped() {
     for extra in [&b""[..], b"extra\0extra"] {
         let builder = GzBuilder::new().extra(extra).filename("a name").comment("a comment").mtime(1);
         let mut packed = write_all(builder.write(Vec::new(), Compression::fast()), &[b"event"]).concat();
@@ -231,7 +231,7 @@ fn every_field_of_a_gzip_header_is_passed_over() {
 }
 
 #[test]
-fn a_cut_body_gives_what_came_and_no_error() {
+fn cut_body_yields_its_start_without_error() {
     for (coding, pack) in CODINGS {
         let packed = pack(&[b"first", b"second"]);
         let cut = [&packed[0], &packed[1][..packed[1].len() - 1]].concat();
@@ -290,7 +290,7 @@ fn checksums_and_lengths_are_compared() {
 }
 
 #[test]
-fn a_bomb_is_stopped_at_the_limit_with_bounded_memory() {
+fn bomb_stops_at_limit_in_bounded_memory() {
     const MAX: u64 = 1_000_001;
     let mebibyte = vec![0; 1 << 20];
     for (coding, pack) in CODINGS {
@@ -301,7 +301,7 @@ fn a_bomb_is_stopped_at_the_limit_with_bounded_memory() {
             let mut out = 0;
             let mut held = 0;
             let fed = packed.chunks(size).try_for_each(|chunk| {
-                let fed = decompressor.feed(chunk, &mut |piece| out += piece.len() as u64);
+                let fed = decompressor.feed(chunk, &mut |part| out += part.len() as u64);
                 held = held.max(decompressor.held());
                 fed
             });
@@ -317,13 +317,13 @@ fn exactly_the_limit_is_no_bomb() {
     for (coding, pack) in CODINGS {
         let mut decompressor = decompressor(coding, 5);
         let mut out = Vec::new();
-        decompressor.feed(&pack(&[b"event"]).concat(), &mut |piece| out.extend_from_slice(piece)).unwrap();
+        decompressor.feed(&pack(&[b"event"]).concat(), &mut |part| out.extend_from_slice(part)).unwrap();
         assert_eq!(out, b"event");
     }
 }
 
 #[test]
-fn windows_of_zstd_that_are_too_large_are_refused() {
+fn too_large_zstd_windows_are_refused() {
     let body = noise(1000);
     let fits = zstd(&[&body], 3, 23).concat();
     assert_eq!(decompress("zstd", &fits, fits.len()).unwrap(), body);
@@ -332,7 +332,7 @@ fn windows_of_zstd_that_are_too_large_are_refused() {
 }
 
 #[test]
-fn what_came_before_an_error_is_unpacked_however_it_is_cut() {
+fn output_before_an_error_survives_any_cut() {
     let events = ["the first event ".repeat(200), "the second event ".repeat(2000)];
     let events: Vec<&[u8]> = events.iter().map(String::as_bytes).collect();
     for (coding, pack) in CODINGS.into_iter().filter(|(coding, _)| *coding != "br") {
@@ -346,7 +346,7 @@ fn what_came_before_an_error_is_unpacked_however_it_is_cut() {
             let mut out = Vec::new();
             let mut chunks = packed.chunks(size);
             let fed = chunks
-                .try_for_each(|chunk| decompressor.feed(chunk, &mut |piece| out.extend_from_slice(piece)));
+                .try_for_each(|chunk| decompressor.feed(chunk, &mut |part| out.extend_from_slice(part)));
             assert!(matches!(fed, Err(Incomplete::Corrupt(_))), "{coding}: {fed:?}");
             assert!(out == events.concat(), "{coding} in chunks of {size}: {} bytes", out.len());
         }
@@ -360,7 +360,7 @@ fn chunks_without_bytes_are_no_error() {
         let mut out = Vec::new();
         let packed = pack(&[b"an event"]);
         for chunk in packed.iter().flat_map(|chunk| [&chunk[..]].into_iter().chain([&b""[..]; 40])) {
-            decompressor.feed(chunk, &mut |piece| out.extend_from_slice(piece)).unwrap();
+            decompressor.feed(chunk, &mut |part| out.extend_from_slice(part)).unwrap();
         }
         assert_eq!(out, b"an event", "{coding}");
     }
@@ -386,7 +386,7 @@ proptest! {
         let mut rest = &packed[..];
         for size in sizes.iter().cycle() {
             let (chunk, more) = rest.split_at((*size).min(rest.len()));
-            decompressor.feed(chunk, &mut |piece| out.extend_from_slice(piece)).unwrap();
+            decompressor.feed(chunk, &mut |part| out.extend_from_slice(part)).unwrap();
             rest = more;
             if rest.is_empty() {
                 break;

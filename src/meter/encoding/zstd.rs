@@ -8,38 +8,38 @@ use super::decoder::Decoder;
 /// ([RFC 9659](https://www.rfc-editor.org/rfc/rfc9659)).
 const WINDOW_LOG: u32 = 23;
 
-/// What tells a frame from all else.
+/// The length of the magic number that identifies a frame.
 const MAGIC: usize = 4;
 
-/// How much of a frame tells how long its header is.
+/// The start of a frame, which shows how long its header is.
 const START: usize = 5;
 
-/// Frames of zstd, one after the other.
+/// Decompresses frames of zstd, one after the other.
 pub(super) struct Zstd {
     context: DCtx<'static>,
-    /// Whether a frame has ended. What is none after it is no error.
+    /// Whether a frame has ended. After it, bytes that do not start a frame are ignored.
     is_later: bool,
-    /// How much of the magic number of a later frame came.
+    /// How many bytes of a later frame's magic number have come.
     magic: usize,
-    /// What the decoder needs for its next step: a header, or one block. It is given no more, for an error in the
-    /// block after the next would cost it what it has not given out.
+    /// How many bytes the decoder needs for its next step: a header, or one block. It is given no more: an error in
+    /// the block after that would discard output that it has not returned.
     wanted: usize,
-    /// The output was filled: there may be more to give out.
+    /// The output was filled, and more may follow.
     is_full: bool,
     is_over: bool,
 }
 
 impl Zstd {
-    /// `None` if there is no memory for it.
+    /// Makes a decoder; `None` if there is no memory for it.
     pub(super) fn new() -> Option<Self> {
         let mut context = DCtx::try_create()?;
         context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).ok()?;
         Some(Self { context, is_later: false, magic: 0, wanted: START, is_full: false, is_over: false })
     }
 
-    /// Takes what it needs for its next step off the front of `input`, and returns how much came out.
+    /// Takes what the next step needs off the front of `input`, and returns how many bytes came out.
     fn step(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, &'static str> {
-        // A later frame's magic number is looked at alone, so that only what follows it can be an error.
+        // A later frame's magic number is read alone, so that only what follows it can be an error.
         let in_magic = self.is_later && self.magic < MAGIC;
         let wanted = if in_magic { MAGIC - self.magic } else { self.wanted };
         let mut from = InBuffer::around(&input[..input.len().min(wanted)]);
@@ -70,7 +70,7 @@ impl Decoder for Zstd {
                 return Ok(rest);
             }
         }
-        // It takes calls without anything to do for an error.
+        // The decoder treats a call without input as an error.
         if input.is_empty() { Ok(0) } else { self.step(input, output) }
     }
 

@@ -2,7 +2,7 @@
 
 use super::estimator::Estimator;
 
-/// Estimates tokens by the number of characters, whatever the model is.
+/// Estimates tokens by the number of characters, for any model.
 ///
 /// | characters | a token is |
 /// |---|---|
@@ -10,9 +10,9 @@ use super::estimator::Estimator;
 /// | Chinese, Japanese and Korean ones, full-width forms, emoji | 1 of them |
 /// | all others: Cyrillic, Greek, Arabic, Devanagari, Thai ... | 3 of them |
 ///
-/// The sum is rounded up. Against OpenAI's `o200k_base`, sentences in sixteen languages, program text and JSON
-/// come out between a third too low (digits) and a half too high (Korean, Japanese). Older vocabularies take
-/// several times as many tokens for alphabets other than Latin.
+/// The sum is rounded up. Compared with OpenAI's `o200k_base`, sentences in sixteen languages, program text and JSON
+/// come out between a third too low (digits) and a half too high (Korean, Japanese). Older vocabularies take several
+/// times as many tokens for alphabets other than Latin.
 ///
 /// # Examples
 ///
@@ -36,7 +36,7 @@ impl Estimator for CharsPerToken {
     }
 }
 
-/// How many twelfths of a token a character is.
+/// The weight of a character in twelfths of a token.
 fn twelfths(char: char) -> u64 {
     match char {
         // Latin, and the general punctuation.

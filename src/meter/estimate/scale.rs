@@ -2,7 +2,7 @@
 
 use super::estimator::Estimator;
 
-/// Characters for each token, where only their number is known.
+/// Characters per token, where only their number is known.
 const CHARS_PER_TOKEN: u64 = 4;
 
 /// The tokens of text of which only the number of characters is known.

@@ -50,7 +50,7 @@ mod with_vocabularies {
     ];
 
     #[test]
-    fn characters_tell_tokens_from_a_third_too_low_to_a_half_too_high() {
+    fn chars_per_token_stays_within_documented_error() {
         for text in TEXTS {
             let exact = bpe_openai::o200k_base().count(text) as f64;
             let about = CharsPerToken.tokens(None, text) as f64;

@@ -5,7 +5,7 @@ use bpe_openai::{Tokenizer, cl100k_base, o200k_base};
 use super::chars_per_token::CharsPerToken;
 use super::estimator::Estimator;
 
-/// Which vocabulary a model has, by the beginning of its name. The longest that fits decides.
+/// The vocabularies by the beginning of a model's name. The longest beginning that fits decides.
 const VOCABULARIES: [(&str, Vocabulary); 12] = [
     ("chatgpt-", o200k_base),
     ("gpt-3.5", cl100k_base),
@@ -31,12 +31,12 @@ type Vocabulary = fn() -> &'static Tokenizer;
 /// | `gpt-4*`, `gpt-3.5*`, `gpt-35*`, `text-embedding-*` | tokens of `cl100k_base` |
 /// | any other, or none | as by [`CharsPerToken`] |
 ///
-/// What stands before the name does not matter, as in `openai/gpt-4o` or `ft:gpt-4o:org`. The tokens are exact
-/// for a text by itself; they are an estimate still, since a provider counts roles, tools and images too, and
+/// A prefix of the name is ignored, as in `openai/gpt-4o` or `ft:gpt-4o:org`. The count is exact for a text by
+/// itself. It is still an estimate, because a provider also counts roles, tools and images, and
 /// **fit OpenAI's models only**: other vendors do not publish theirs, or count otherwise.
 ///
-/// Each vocabulary is loaded when it is needed first, once for the process: that takes tens of milliseconds
-/// and megabytes. The time for a text grows in step with its length, runs without any space included.
+/// Each vocabulary is loaded on first use, once for the process, which takes tens of milliseconds and megabytes. The
+/// time for a text grows linearly with its length, even without any spaces.
 ///
 /// # Examples
 ///
@@ -55,7 +55,7 @@ pub struct TokenEstimator(());
 // === impl TokenEstimator ===
 
 impl TokenEstimator {
-    /// An estimator. Nothing is loaded yet.
+    /// Makes an estimator, and loads nothing yet.
     pub fn new() -> Self {
         Self::default()
     }

@@ -14,31 +14,30 @@ use super::lines::append;
 const PRELUDE: usize = 12;
 const CHECKSUM: usize = 4;
 
-/// Reads the messages of an AWS event stream out of bytes that are cut anywhere, and checks their checksums.
+/// Reads the messages of an AWS event stream from bytes that are cut anywhere, and verifies their checksums.
 ///
-/// A message that lies inside one piece of input is borrowed from it.
+/// A message that lies within one chunk of input is borrowed from it.
 ///
 /// # Errors
 ///
-/// [`EventStreamError`], once: after it there is no telling where the next message begins, and nothing that
-/// comes later is read.
+/// [`EventStreamError`], once. After it the next message cannot be found, and later bytes are ignored.
 #[derive(Debug)]
 pub struct EventStreamDecoder {
     max: usize,
     buffer: Vec<u8>,
-    /// The message in the buffer was given out.
+    /// The message in the buffer was returned.
     is_over: bool,
     is_broken: bool,
 }
 
-/// One message.
+/// One message of an event stream.
 #[derive(Clone, Copy, Debug)]
 pub struct EventStreamMessage<'a> {
     headers: &'a [u8],
     payload: &'a [u8],
 }
 
-/// A header whose value has not been read.
+/// A header with its undecoded value.
 struct RawHeader<'a> {
     name: &'a [u8],
     /// The type of the value.
@@ -64,7 +63,7 @@ pub enum EventStreamValue<'a> {
     Uuid([u8; 16]),
 }
 
-/// Why an event stream cannot be read on.
+/// Why an event stream cannot be read any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventStreamError {
@@ -72,12 +71,12 @@ pub enum EventStreamError {
     Checksum,
     /// A length contradicts the others.
     Length,
-    /// The headers cannot be read, or one stands there twice.
+    /// The headers cannot be read, or a name appears twice.
     Headers,
-    /// The message is longer than the decoder's limit. Bytes.
+    /// The message is longer than the decoder's limit.
     #[non_exhaustive]
     TooLong {
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
 }
@@ -85,18 +84,18 @@ pub enum EventStreamError {
 // === impl EventStreamDecoder ===
 
 impl EventStreamDecoder {
-    /// A decoder for messages of at most 1 MiB. The format allows 24 MiB.
+    /// Makes a decoder for messages of at most 1 MiB. The format allows 24 MiB.
     pub fn new() -> Self {
         Self::with_max(1024 * 1024)
     }
 
-    /// A decoder for messages of at most `max` bytes.
+    /// Makes a decoder for messages of at most `max` bytes.
     pub fn with_max(max: usize) -> Self {
         Self { max, buffer: Vec::new(), is_over: false, is_broken: false }
     }
 
-    /// The next whole message of `input`, which moves on behind it. `None`: all of `input` is taken, and more is
-    /// needed; or the stream is broken.
+    /// Returns the next whole message, and moves `input` on behind it. `None` if all of `input` is taken and more is
+    /// needed, or the stream is broken.
     pub fn next<'a, 'i: 'a>(
         &'a mut self,
         input: &mut &'i [u8],
@@ -125,22 +124,22 @@ impl EventStreamDecoder {
             &*self.buffer
         };
         let read = read(message);
-        // Written out instead of by `broken`, which would borrow the buffer that `read` borrows.
+        // Not done by `broken`, which would borrow the buffer that `read` borrows.
         self.is_broken = read.is_err();
         Some(read)
     }
 
-    /// Whether the stream ended in the midst of a message.
+    /// Whether the bytes so far end inside a message.
     pub fn is_cut(&self) -> bool {
         !self.is_over && !self.buffer.is_empty()
     }
 
-    /// Bytes of heap that are held.
+    /// The bytes of heap that the decoder holds.
     pub fn buffered(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// Whether there is a whole message; else takes all of `input`.
+    /// Whether there is a whole message. If not, takes all of `input`.
     fn take(&mut self, input: &mut &[u8]) -> Result<bool, EventStreamError> {
         if !self.buffer.is_empty() || input.len() < PRELUDE {
             self.fill(input, PRELUDE);
@@ -166,7 +165,7 @@ impl EventStreamDecoder {
         *input = rest;
     }
 
-    /// The length that the prelude tells.
+    /// The message's length, as its prelude says.
     fn length(&self, input: &[u8]) -> usize {
         let message = if self.buffer.is_empty() { input } else { &*self.buffer };
         u32_at(message, 0) as usize
@@ -210,7 +209,7 @@ fn read(message: &[u8]) -> Result<EventStreamMessage<'_>, EventStreamError> {
     Ok(message)
 }
 
-/// The number at `at`; 0 beyond the end, which no caller reaches.
+/// The number at `at`; 0 beyond the end, which callers never reach.
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_be_bytes)
 }
@@ -243,14 +242,14 @@ impl<'a> EventStreamMessage<'a> {
         std::iter::from_fn(move || RawHeader::take(&mut rest))
     }
 
-    /// Whether all headers can be read and none stands there twice.
+    /// Whether all headers can be read and no name appears twice.
     fn check_headers(&self) -> Option<()> {
         let mut rest = self.headers;
         let mut number = 0;
         while !rest.is_empty() {
             let header = RawHeader::take(&mut rest)?;
             str::from_utf8(header.name).ok().and(header.read())?;
-            // A handful of headers: looking through those before it needs no set.
+            // There are only a few headers: searching the earlier ones is cheaper than a set.
             if self.raw_headers().take(number).any(|other| other.name == header.name) {
                 return None;
             }

@@ -7,11 +7,11 @@
 /// The head of a message: flags and length.
 const HEAD: usize = 5;
 
-/// Longer trailers of gRPC-Web are read so far only: a status and a message fit.
+/// The most bytes of gRPC-Web's trailers that are kept: enough for a status and a message.
 const MAX_TRAILERS: usize = 8 * 1024;
 
-/// Follows the messages of a gRPC body, cut anywhere, and counts them. Messages are not buffered: without their
-/// schema there is nothing to be read in them.
+/// Counts the messages of a gRPC body, which may be cut anywhere. Messages are not buffered: without their schema
+/// they cannot be read.
 ///
 /// ```
 /// use streaming_accumulator::GrpcDecoder;
@@ -25,7 +25,7 @@ const MAX_TRAILERS: usize = 8 * 1024;
 #[derive(Debug, Default)]
 pub struct GrpcDecoder {
     head: Vec<u8>,
-    /// Bytes of the current message that have not come.
+    /// The bytes of the current message that are still to come.
     missing: u64,
     in_trailers: bool,
     messages: u64,
@@ -38,12 +38,12 @@ pub struct GrpcDecoder {
 // === impl GrpcDecoder ===
 
 impl GrpcDecoder {
-    /// A decoder at the start of a body.
+    /// Makes a decoder for the start of a body.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Follows the next bytes.
+    /// Reads the next bytes.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.missing == 0 {
@@ -60,22 +60,22 @@ impl GrpcDecoder {
         }
     }
 
-    /// Messages that are complete.
+    /// How many messages are complete.
     pub fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// Messages whose heads say that they are compressed.
+    /// How many messages are compressed, as their heads say.
     pub fn compressed(&self) -> u64 {
         self.compressed
     }
 
-    /// Bytes of messages, without their heads, those of the last, cut message included.
+    /// The bytes of messages without their heads. A last message that is cut is included.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The length of the longest message by its head.
+    /// The length of the longest message, as its head says.
     pub fn longest(&self) -> u64 {
         self.longest
     }
@@ -85,12 +85,12 @@ impl GrpcDecoder {
         self.trailers.as_deref()
     }
 
-    /// Whether the body ended in the midst of a message, or of trailers.
+    /// Whether the bytes so far end inside a message or inside trailers.
     pub fn is_cut(&self) -> bool {
         self.missing > 0 || !self.head.is_empty()
     }
 
-    /// A head may be complete.
+    /// Starts the next message, if its head is complete.
     fn begin(&mut self) {
         let &[flags, a, b, c, d] = &*self.head else {
             return;

@@ -1,24 +1,24 @@
-//! JSON values out of a body that is one: whole documents, and the elements of an array.
+//! The JSON values of a body: whole documents, and the elements of an array.
 
 use memchr::memchr2;
 
 use super::lines::append;
 
-/// Cuts JSON into its top-level values, out of bytes that are cut anywhere; of a top-level array, into its
-/// elements, one by one, as they become complete.
+/// Cuts JSON into its top-level values. Of a top-level array, it yields the elements one by one, as they become
+/// complete. The bytes may be cut anywhere.
 ///
-/// That is how Gemini streams where it is not asked for events: one array, whose elements arrive over time.
-/// Objects and arrays are found by their brackets and strings; what stands in them is not looked at, and a
-/// value that is not well-formed is found out by whoever parses it. Numbers, strings and names are no values
-/// here: no protocol streams them. A value that lies inside one piece of input is borrowed from it.
+/// Gemini streams one array, whose elements arrive over time, unless it is asked for events. The decoder finds
+/// objects and arrays by their brackets and strings, and does not check what stands in them: parsing a value shows
+/// whether it is well-formed. Numbers, strings and names are not values here, because no protocol streams them. A
+/// value that lies within one chunk of input is borrowed from it.
 ///
 /// ```
 /// use streaming_accumulator::JsonDecoder;
 ///
 /// let mut decoder = JsonDecoder::new();
 /// let mut seen = Vec::new();
-/// for mut piece in [&b"[{\"a\": \"]\\\""[..], b"}\"}\n,\r\n{}", b"]"] {
-///     while let Some(value) = decoder.next(&mut piece) {
+/// for mut chunk in [&b"[{\"a\": \"]\\\""[..], b"}\"}\n,\r\n{}", b"]"] {
+///     while let Some(value) = decoder.next(&mut chunk) {
 ///         seen.push(String::from_utf8_lossy(value).into_owned());
 ///     }
 /// }
@@ -29,27 +29,27 @@ use super::lines::append;
 pub struct JsonDecoder {
     max: usize,
     buffer: Vec<u8>,
-    /// The value in the buffer was given out.
+    /// The value in the buffer was returned.
     is_over: bool,
     /// Brackets that are open inside the value.
     depth: usize,
     string: StringState,
     top: TopLevel,
-    is_overflown: bool,
+    has_overflowed: bool,
 }
 
-/// Where in a string the input was cut.
+/// Where the input was cut, as far as strings matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StringState {
     Nothing,
     String,
-    /// Right behind a backslash.
+    /// Right after a backslash.
     Escape,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TopLevel {
-    /// Nothing has come, or values have.
+    /// No array: nothing has come, or bare values have.
     Values,
     Array,
     /// The array's closing bracket has come.
@@ -59,12 +59,12 @@ enum TopLevel {
 // === impl JsonDecoder ===
 
 impl JsonDecoder {
-    /// A decoder for values of at most 1 MiB.
+    /// Makes a decoder for values of at most 1 MiB.
     pub fn new() -> Self {
         Self::with_max(1024 * 1024)
     }
 
-    /// A decoder for values of at most `max` bytes.
+    /// Makes a decoder for values of at most `max` bytes.
     pub fn with_max(max: usize) -> Self {
         Self {
             max,
@@ -73,19 +73,19 @@ impl JsonDecoder {
             depth: 0,
             string: StringState::Nothing,
             top: TopLevel::Values,
-            is_overflown: false,
+            has_overflowed: false,
         }
     }
 
-    /// The next whole value of `input`, which moves on behind it.
+    /// Returns the next whole value, and moves `input` on behind it.
     ///
-    /// `None`: all of `input` is taken, and more is needed; or the decoder [is overflown](Self::is_overflown).
+    /// `None` if all of `input` is taken and more is needed, or the decoder [has overflowed](Self::has_overflowed).
     pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<&'a [u8]> {
         if self.is_over {
             self.buffer.clear();
             self.is_over = false;
         }
-        if self.is_overflown {
+        if self.has_overflowed {
             *input = &[];
             return None;
         }
@@ -95,7 +95,7 @@ impl JsonDecoder {
         let end = self.value_end(input);
         let part = &input[..end.unwrap_or(input.len())];
         if part.len() > self.max.saturating_sub(self.buffer.len()) {
-            self.is_overflown = true;
+            self.has_overflowed = true;
             self.buffer = Vec::new();
             *input = &[];
             return None;
@@ -114,23 +114,22 @@ impl JsonDecoder {
         self.top != TopLevel::Values
     }
 
-    /// Whether a top-level array has come to its closing bracket.
+    /// Whether the closing bracket of a top-level array has come.
     pub fn is_closed(&self) -> bool {
         self.top == TopLevel::Closed
     }
 
-    /// Whether a value was too long. Nothing that comes later is read.
-    pub fn is_overflown(&self) -> bool {
-        self.is_overflown
+    /// Whether a value was too long. Later bytes are ignored.
+    pub fn has_overflowed(&self) -> bool {
+        self.has_overflowed
     }
 
-    /// Bytes of heap that are held.
+    /// The bytes of heap that the decoder holds.
     pub fn buffered(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// Moves on to the start of the next value. Strings between values are passed over as such: a bracket in
-    /// them opens nothing.
+    /// Moves on to the start of the next value. A bracket inside a string between values opens nothing.
     fn skip(&mut self, input: &mut &[u8]) {
         while let Some((first, rest)) = input.split_first() {
             match (self.string, first) {
@@ -148,7 +147,7 @@ impl JsonDecoder {
         }
     }
 
-    /// Where the value ends, if it does so in `input`.
+    /// The end of the value, if it lies in `input`.
     fn value_end(&mut self, input: &[u8]) -> Option<usize> {
         let mut at = 0;
         while let Some(byte) = input.get(at) {

@@ -1,10 +1,10 @@
-//! Lines, out of bytes that are cut anywhere.
+//! Lines, from bytes that are cut anywhere.
 
 use std::mem;
 
 use memchr::{memchr, memchr2};
 
-/// Cuts bytes into lines. Whole lines are borrowed; only one that straddles a cut is copied.
+/// Cuts bytes into lines. A line that lies within one chunk of input is borrowed from it; any other one is copied.
 #[derive(Debug)]
 pub(super) struct LineSplitter {
     ends: LineEnding,
@@ -12,9 +12,9 @@ pub(super) struct LineSplitter {
     /// The start of a line whose end has not come, or the line that was joined last.
     buffer: Vec<u8>,
     is_joined: bool,
-    /// A carriage return has ended a line: a line feed that follows belongs to it.
+    /// A carriage return has ended a line. A line feed right after it belongs to it.
     after_return: bool,
-    is_overflown: bool,
+    has_overflowed: bool,
 }
 
 /// What ends a line.
@@ -29,21 +29,21 @@ pub(super) enum LineEnding {
 /// A line without its end.
 #[derive(Debug)]
 pub(super) enum Line<'a> {
-    /// It lies in the input.
+    /// The line lies in the input.
     Whole(&'a [u8]),
-    /// It was put together: see [`LineSplitter::joined`].
+    /// The line was joined from several chunks: see [`LineSplitter::joined`].
     Joined,
 }
 
 // === impl LineSplitter ===
 
 impl LineSplitter {
-    /// Lines of at most `max` bytes.
+    /// Makes a splitter for lines of at most `max` bytes.
     pub(super) fn new(ends: LineEnding, max: usize) -> Self {
-        Self { ends, max, buffer: Vec::new(), is_joined: false, after_return: false, is_overflown: false }
+        Self { ends, max, buffer: Vec::new(), is_joined: false, after_return: false, has_overflowed: false }
     }
 
-    /// The next line of `input`, which moves on behind it. `None`: all is taken, and what has no end yet is
+    /// Returns the next line, and moves `input` on behind it. `None` if all of it is taken; an unfinished line is
     /// kept for later.
     #[inline]
     pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Line<'a>> {
@@ -60,7 +60,7 @@ impl LineSplitter {
             LineEnding::FeedOrReturn => memchr2(b'\n', b'\r', input),
         };
         let part = &input[..end.unwrap_or(input.len())];
-        if self.is_overflown || part.len() > self.max.saturating_sub(self.buffer.len()) {
+        if self.has_overflowed || part.len() > self.max.saturating_sub(self.buffer.len()) {
             self.overflow();
             *input = &[];
             return None;
@@ -80,24 +80,24 @@ impl LineSplitter {
         Some(Line::Joined)
     }
 
-    /// Whether the next byte begins a line, whatever it is.
+    /// Whether the next byte starts a line, whatever it is.
     #[inline]
     pub(super) fn is_idle(&self) -> bool {
-        !self.after_return && !self.is_overflown && (self.is_joined || self.buffer.is_empty())
+        !self.after_return && !self.has_overflowed && (self.is_joined || self.buffer.is_empty())
     }
 
-    /// The line that was put together.
+    /// The line that was joined last.
     pub(super) fn joined(&self) -> &[u8] {
         &self.buffer
     }
 
-    /// Takes the line that was put together out of the buffer, to be put back.
+    /// Takes the joined line out of the buffer, to be put back.
     pub(super) fn take_joined(&mut self) -> Vec<u8> {
         mem::take(&mut self.buffer)
     }
 
     pub(super) fn put_joined(&mut self, joined: Vec<u8>) {
-        if !self.is_overflown {
+        if !self.has_overflowed {
             self.buffer = joined;
         }
     }
@@ -106,24 +106,24 @@ impl LineSplitter {
         self.buffer.clear();
     }
 
-    /// The start of a line whose end never came.
+    /// The line whose end never came.
     pub(super) fn rest(&mut self) -> Option<&[u8]> {
         let is_rest = !self.is_joined && !self.buffer.is_empty();
         is_rest.then_some(&*self.buffer)
     }
 
-    /// Takes back bytes that were thought to be something else than a line's start.
+    /// Puts back bytes that turned out to be the start of a line.
     pub(super) fn begin_with(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// A line was too long: nothing is read any more.
-    pub(super) fn is_overflown(&self) -> bool {
-        self.is_overflown
+    /// Whether a line was too long. Later bytes are ignored.
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.has_overflowed
     }
 
     pub(super) fn overflow(&mut self) {
-        self.is_overflown = true;
+        self.has_overflowed = true;
         self.buffer = Vec::new();
     }
 
@@ -136,7 +136,7 @@ impl LineSplitter {
     }
 }
 
-/// Adds `part` to a buffer that is to hold at most `max` bytes. It grows as a vector does, but its room never
+/// Appends `part` to a buffer that holds at most `max` bytes. Its capacity grows as that of a vector does, but not
 /// past `max`.
 pub(super) fn append(buffer: &mut Vec<u8>, part: &[u8], max: usize) {
     let wanted = buffer.len() + part.len();

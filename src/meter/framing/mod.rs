@@ -1,6 +1,6 @@
-//! Framings: how the events of a response are told apart.
+//! Framings: what separates the events of a response.
 //!
-//! Each decoder is fed bytes that are cut anywhere and yields whole events. None of them knows a provider.
+//! Each decoder is fed bytes that are cut anywhere, and yields whole events. Decoders do not know providers.
 //!
 //! | file | framing |
 //! |---|---|

@@ -3,18 +3,18 @@
 
 use super::lines::{Line, LineEnding, LineSplitter};
 
-/// Cuts newline-delimited JSON into lines, out of bytes that are cut anywhere.
+/// Cuts newline-delimited JSON into lines, from bytes that are cut anywhere.
 ///
-/// Lines end in LF; blanks around them are dropped, and lines without anything else are skipped. The JSON itself
-/// is not looked at. A line that lies inside one piece of input is borrowed from it.
+/// Lines end in LF. Blanks around them are dropped, and empty lines are skipped. The JSON itself is not checked. A
+/// line that lies within one chunk of input is borrowed from it.
 ///
 /// ```
 /// use streaming_accumulator::NdjsonDecoder;
 ///
 /// let mut decoder = NdjsonDecoder::new();
 /// let mut seen = Vec::new();
-/// for mut piece in [&b"{\"a\":1}\r\n\n{\"b\""[..], b":2}\n{\"c\":3}"] {
-///     while let Some(line) = decoder.next(&mut piece) {
+/// for mut chunk in [&b"{\"a\":1}\r\n\n{\"b\""[..], b":2}\n{\"c\":3}"] {
+///     while let Some(line) = decoder.next(&mut chunk) {
 ///         seen.push(line.to_vec());
 ///     }
 /// }
@@ -29,19 +29,19 @@ pub struct NdjsonDecoder {
 // === impl NdjsonDecoder ===
 
 impl NdjsonDecoder {
-    /// A decoder for lines of at most 1 MiB.
+    /// Makes a decoder for lines of at most 1 MiB.
     pub fn new() -> Self {
         Self::with_max(1024 * 1024)
     }
 
-    /// A decoder for lines of at most `max` bytes.
+    /// Makes a decoder for lines of at most `max` bytes.
     pub fn with_max(max: usize) -> Self {
         Self { lines: LineSplitter::new(LineEnding::Feed, max) }
     }
 
-    /// The next whole line of `input`, which moves on behind it.
+    /// Returns the next whole line, and moves `input` on behind it.
     ///
-    /// `None`: all of `input` is taken, and more is needed; or the decoder [is overflown](Self::is_overflown).
+    /// `None` if all of `input` is taken and more is needed, or the decoder [has overflowed](Self::has_overflowed).
     #[inline]
     pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<&'a [u8]> {
         loop {
@@ -55,18 +55,18 @@ impl NdjsonDecoder {
         }
     }
 
-    /// The last line, if it has no end.
+    /// The last line, if it has no line feed.
     pub fn finish(&mut self) -> Option<&[u8]> {
         let rest = self.lines.rest()?.trim_ascii();
         (!rest.is_empty()).then_some(rest)
     }
 
-    /// Whether a line was too long. Nothing that comes later is read.
-    pub fn is_overflown(&self) -> bool {
-        self.lines.is_overflown()
+    /// Whether a line was too long. Later bytes are ignored.
+    pub fn has_overflowed(&self) -> bool {
+        self.lines.has_overflowed()
     }
 
-    /// Bytes of heap that are held.
+    /// The bytes of heap that the decoder holds.
     pub fn buffered(&self) -> usize {
         self.lines.buffered()
     }

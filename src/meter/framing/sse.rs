@@ -10,34 +10,34 @@ use super::sse_event::{SseEvent, SseField};
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// Reads server-sent events out of bytes that are cut anywhere.
+/// Reads server-sent events from bytes that are cut anywhere.
 ///
-/// It does no IO and has no clock: it is fed, and yields the events as they become complete. An event that lies
-/// inside one piece of input is borrowed from it; only what straddles a cut is copied. Lines, and the data of
-/// one event, are bounded.
+/// It does no IO and has no clock: it is fed, and yields events as they become complete. An event that lies within
+/// one chunk of input is borrowed from it; only what crosses a cut is copied. Lines, and the data of one event, are
+/// bounded.
 ///
-/// All rules of the standard hold: lines end in LF, CR LF or CR, also when they are cut between the two; one BOM
-/// at the very start is dropped; comments, unknown fields, and events without data are not dispatched; of the
-/// value one leading space is dropped; data lines are joined by LF; the last event id stays until it is changed.
-/// Bytes that are no UTF-8 are no error: [`data_str`](SseEvent::data_str) shows them as U+FFFD.
+/// It follows all rules of the standard. Lines end in LF, CR LF or CR, even if cut between the two. One BOM at the
+/// very start is dropped. Comments, unknown fields and events without data are not dispatched. One leading space of a
+/// value is dropped. Data lines are joined by LF. The last event id stays until it changes. Invalid UTF-8 is not an
+/// error: [`data_str`](SseEvent::data_str) shows it as U+FFFD.
 ///
 /// ```
 /// use streaming_accumulator::SseDecoder;
 ///
 /// let mut decoder = SseDecoder::new();
 /// let mut seen = Vec::new();
-/// for mut piece in [&b"event: greeting\ndata: hel"[..], b"lo\r", b"\n\r\n: a comment\n\ndata: [DONE]\n\n"] {
-///     while let Some(event) = decoder.next(&mut piece) {
+/// for mut chunk in [&b"event: greeting\ndata: hel"[..], b"lo\r", b"\n\r\n: a comment\n\ndata: [DONE]\n\n"] {
+///     while let Some(event) = decoder.next(&mut chunk) {
 ///         seen.push(format!("{}={}", event.name(), event.data_str()));
 ///     }
 /// }
 /// assert_eq!(seen, ["greeting=hello", "message=[DONE]"]);
-/// assert!(!decoder.is_overflown());
+/// assert!(!decoder.has_overflowed());
 /// ```
 #[derive(Debug)]
 pub struct SseDecoder {
     lines: LineSplitter,
-    /// Bytes of a BOM that have come; 4 when the start is over.
+    /// How many bytes of a BOM have come; 4 once the start is over.
     bom: usize,
     name: Vec<u8>,
     data: Vec<u8>,
@@ -45,27 +45,27 @@ pub struct SseDecoder {
     /// The event in the buffers was dispatched.
     is_over: bool,
     id: Vec<u8>,
-    /// It is not yet the last event's.
+    /// The id is not yet the last event's.
     has_new_id: bool,
     last_id: Vec<u8>,
     retry: Option<u64>,
 }
 
-/// What a decoder meets.
+/// An event, or a line beside events.
 pub(crate) enum SseItem<'a> {
     Event(SseEvent<'a>),
-    /// A line that is no field of the standard: readers skip it, and some servers put their errors there.
+    /// A line that is not a field of the standard. Readers skip it, and some servers put errors there.
     Stray(&'a [u8]),
 }
 
-/// What of the current event lies in the input.
+/// The parts of the current event that lie in the input.
 #[derive(Default)]
 struct BorrowedFields<'a> {
     name: Option<&'a [u8]>,
     data: Option<&'a [u8]>,
 }
 
-/// What a line was.
+/// What follows from a line.
 #[derive(PartialEq)]
 enum LineEffect {
     Next,
@@ -77,12 +77,12 @@ enum LineEffect {
 // === impl SseDecoder ===
 
 impl SseDecoder {
-    /// A decoder whose lines and events have at most 1 MiB.
+    /// Makes a decoder whose lines and events have at most 1 MiB.
     pub fn new() -> Self {
         Self::with_max(1024 * 1024)
     }
 
-    /// A decoder whose lines, and whose events' data, have at most `max` bytes.
+    /// Makes a decoder whose lines, and whose events' data, have at most `max` bytes.
     pub fn with_max(max: usize) -> Self {
         Self {
             lines: LineSplitter::new(LineEnding::FeedOrReturn, max),
@@ -98,9 +98,9 @@ impl SseDecoder {
         }
     }
 
-    /// The next event that is complete, out of `input`, which moves on behind it.
+    /// Returns the next complete event, and moves `input` on behind it.
     ///
-    /// `None`: all of `input` is taken, and more is needed; or the decoder [is overflown](Self::is_overflown).
+    /// `None` if all of `input` is taken and more is needed, or the decoder [has overflowed](Self::has_overflowed).
     pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<SseEvent<'a>> {
         self.begin();
         if let Some((name, data)) = self.take_simple(input) {
@@ -114,7 +114,7 @@ impl SseDecoder {
         }
     }
 
-    /// As [`next`](Self::next), with the lines that are no fields.
+    /// As [`next`](Self::next), but also returns lines that are not fields.
     #[inline]
     pub(crate) fn next_item<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<SseItem<'a>> {
         self.begin();
@@ -137,12 +137,12 @@ impl SseDecoder {
         }
     }
 
-    /// The event at the end of the stream that lacks its blank line. The standard discards it; whoever knows
-    /// better, because its data is whole JSON, may take it. `None`, too, if the decoder
-    /// [is overflown](Self::is_overflown): what came of the event is not all of it.
+    /// Returns the event at the end of the stream, if it lacks its blank line. The standard discards it; a caller may
+    /// take it, for example because its data is whole JSON. `None` also if the decoder [has
+    /// overflowed](Self::has_overflowed), because the event is not complete.
     pub fn finish(&mut self) -> Option<SseEvent<'_>> {
         self.begin();
-        if self.is_overflown() {
+        if self.has_overflowed() {
             return None;
         }
         let rest = self.lines.rest().map(<[u8]>::to_vec);
@@ -154,24 +154,24 @@ impl SseDecoder {
         self.has_data.then(|| self.dispatch(BorrowedFields::default()))
     }
 
-    /// Whether a line or an event was too long. Nothing that comes later is read.
-    pub fn is_overflown(&self) -> bool {
-        self.lines.is_overflown()
+    /// Whether a line or an event was too long. Later bytes are ignored.
+    pub fn has_overflowed(&self) -> bool {
+        self.lines.has_overflowed()
     }
 
-    /// The reconnection time in milliseconds that the stream asked for last.
+    /// The last reconnection time that the stream asked for, in milliseconds.
     pub fn retry(&self) -> Option<u64> {
         self.retry
     }
 
-    /// Bytes of heap that are held.
+    /// The bytes of heap that the decoder holds.
     pub fn buffered(&self) -> usize {
         let buffers = [&self.name, &self.data, &self.id, &self.last_id];
         self.lines.buffered() + buffers.iter().map(|buffer| buffer.capacity()).sum::<usize>()
     }
 
-    /// Takes an event of the commonest form, if it stands whole at the start of `input`: one line of data, perhaps
-    /// its name before it, and an empty line. It is what the lines would say, at a third of the price.
+    /// Takes an event of the commonest form, if all of it stands at the start of `input`: perhaps a name, one line of
+    /// data, and an empty line. The result is that of reading line by line, at a third of the cost.
     #[inline]
     fn take_simple<'i>(&self, input: &mut &'i [u8]) -> Option<(&'i [u8], &'i [u8])> {
         let is_fresh =
@@ -188,16 +188,16 @@ impl SseDecoder {
         Some((name, data))
     }
 
-    /// A value up to its line feed, and what follows that.
+    /// Returns a value up to its line feed, and what follows.
     #[inline]
     fn simple_line<'i>(&self, bytes: &'i [u8]) -> Option<(&'i [u8], &'i [u8])> {
-        // A field's name and its colon and space are part of the line.
+        // A line includes its field's name, colon and space.
         const FIELD: usize = b"event: ".len();
         let end = memchr2(b'\n', b'\r', bytes).filter(|end| end + FIELD <= self.lines.max())?;
         Some((&bytes[..end], bytes[end..].strip_prefix(b"\n")?))
     }
 
-    /// Takes one line.
+    /// Reads one line.
     #[inline]
     fn step<'a>(
         &mut self,
@@ -214,7 +214,7 @@ impl SseDecoder {
         let step = match &line {
             Line::Whole(line) => self.borrow(SseField::of(line), borrowed),
             Line::Joined => {
-                // Taken out, so that the event's buffers can be written; it costs nothing.
+                // Taken out so that the event's buffers can be written. This costs nothing.
                 let joined = self.lines.take_joined();
                 let step = self.apply(SseField::of(&joined), borrowed);
                 self.lines.put_joined(joined);
@@ -243,7 +243,7 @@ impl SseDecoder {
     fn skip_bom(&mut self, input: &mut &[u8]) {
         while let (Some(expected), Some((first, rest))) = (BOM.get(self.bom), input.split_first()) {
             if first != expected {
-                // It was the start of a line after all.
+                // These bytes are the start of a line and not a BOM.
                 self.lines.begin_with(&BOM[..self.bom]);
                 self.bom = BOM.len();
                 return;
@@ -253,7 +253,7 @@ impl SseDecoder {
         }
     }
 
-    /// A field that lies in the input: what can stay there does.
+    /// Reads a field that lies in the input, without copying it where possible.
     #[inline]
     fn borrow<'a>(&mut self, field: SseField<'a>, borrowed: &mut BorrowedFields<'a>) -> LineEffect {
         match field {
@@ -296,7 +296,7 @@ impl SseDecoder {
         LineEffect::Next
     }
 
-    /// The input is at its end, or the event goes on beyond one line: what lies in it is copied.
+    /// Copies what lies in the input: the input ends, or the event has more than one line.
     fn keep(&mut self, borrowed: &mut BorrowedFields<'_>) {
         if let Some(name) = borrowed.name.take() {
             set(&mut self.name, name, self.lines.max());
@@ -321,7 +321,7 @@ impl SseDecoder {
         self.has_data = true;
     }
 
-    /// An empty line: the end of an event, if there is any data.
+    /// Ends an event, if there is any data.
     #[inline]
     fn end(&mut self, borrowed: &mut BorrowedFields<'_>) -> LineEffect {
         if self.has_new_id {
@@ -353,7 +353,7 @@ impl Default for SseDecoder {
     }
 }
 
-/// Replaces what is in a buffer that is to hold at most `max` bytes.
+/// Replaces the content of a buffer that holds at most `max` bytes.
 fn set(buffer: &mut Vec<u8>, value: &[u8], max: usize) {
     buffer.clear();
     append(buffer, value, max);

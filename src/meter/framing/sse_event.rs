@@ -1,8 +1,8 @@
-//! One server-sent event, and the fields that it is made of.
+//! One server-sent event, and the fields that it consists of.
 
 use std::borrow::Cow;
 
-/// One event.
+/// One server-sent event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SseEvent<'a> {
     pub(super) name: &'a [u8],
@@ -25,17 +25,17 @@ pub(super) enum SseField<'a> {
 // === impl SseEvent ===
 
 impl<'a> SseEvent<'a> {
-    /// The type of the event; `message` where none was sent.
+    /// The type of the event; `message` if none was sent.
     pub fn name(&self) -> Cow<'a, str> {
         if self.name.is_empty() { Cow::Borrowed("message") } else { String::from_utf8_lossy(self.name) }
     }
 
-    /// The data, as it was sent; lines joined by LF.
+    /// The data as it was sent, its lines joined by LF.
     pub fn data(&self) -> &'a [u8] {
         self.data
     }
 
-    /// The data as text; bytes that are no UTF-8 are U+FFFD.
+    /// The data as text, with U+FFFD for invalid UTF-8.
     pub fn data_str(&self) -> Cow<'a, str> {
         String::from_utf8_lossy(self.data)
     }
@@ -45,7 +45,7 @@ impl<'a> SseEvent<'a> {
         String::from_utf8_lossy(self.id)
     }
 
-    /// The type of the event as it was sent; empty where none was.
+    /// The type of the event as it was sent; empty if none was.
     pub(crate) fn raw_name(&self) -> &'a [u8] {
         self.name
     }
@@ -78,7 +78,7 @@ impl<'a> SseField<'a> {
     }
 }
 
-/// Of a value, one leading space is dropped.
+/// Drops one leading space of a value.
 fn without_space(value: &[u8]) -> &[u8] {
     value.strip_prefix(b" ").unwrap_or(value)
 }

@@ -9,20 +9,20 @@ use serde_json::value::RawValue;
 
 use super::list::Elements;
 
-/// Takes fields of an object.
+/// Takes the fields of an object.
 pub(crate) trait Fields<'de> {
     /// Takes `value`, or skips it.
     fn field<A: MapAccess<'de>>(&mut self, key: &str, value: FieldValue<'_, 'de, A>) -> Result<(), A::Error>;
 }
 
-/// The value of a field, to be read in one of several ways. What is of another type reads as nothing.
+/// The value of a field, which can be read in one of several ways. A value of another type reads as absent.
 #[must_use]
 pub(crate) struct FieldValue<'m, 'de, A> {
     map: &'m mut A,
     input: PhantomData<&'de ()>,
 }
 
-/// A string, borrowed if it has no escapes; nothing where there is another value.
+/// A string, borrowed if it has no escapes; `None` for a value of another type.
 pub(crate) type Text<'de> = Option<Cow<'de, str>>;
 
 // === impl FieldValue ===
@@ -36,7 +36,7 @@ impl<'de, A: MapAccess<'de>> FieldValue<'_, 'de, A> {
         })
     }
 
-    /// A whole number from 0 on. Some servers write counts as `12.0`.
+    /// A whole number, not negative. Some servers write counts as `12.0`.
     pub(crate) fn count(self) -> Result<Option<u64>, A::Error> {
         Ok(match self.map.next_value_seed(ScalarSeed)? {
             Scalar::Count(count) => Some(count),
@@ -44,7 +44,7 @@ impl<'de, A: MapAccess<'de>> FieldValue<'_, 'de, A> {
         })
     }
 
-    /// The number of a choice; the first one where there is none.
+    /// The number of a choice; 0 if there is none.
     pub(crate) fn index(self) -> Result<u32, A::Error> {
         Ok(self.count()?.and_then(|index| u32::try_from(index).ok()).unwrap_or(0))
     }
@@ -58,7 +58,7 @@ impl<'de, A: MapAccess<'de>> FieldValue<'_, 'de, A> {
         })
     }
 
-    /// A truth value.
+    /// A boolean.
     pub(crate) fn flag(self) -> Result<Option<bool>, A::Error> {
         Ok(match self.map.next_value_seed(ScalarSeed)? {
             Scalar::Flag(flag) => Some(flag),
@@ -66,25 +66,24 @@ impl<'de, A: MapAccess<'de>> FieldValue<'_, 'de, A> {
         })
     }
 
-    /// The JSON of it, whatever it is.
+    /// The JSON of any value.
     pub(crate) fn json(self) -> Result<&'de str, A::Error> {
         let raw: &'de RawValue = self.map.next_value()?;
         Ok(raw.get())
     }
 
-    /// The JSON of anything but `null`, `false`, and an empty string or list, with which some servers say that there
-    /// is nothing.
+    /// The JSON of the value, except `null`, `false`, and an empty string or list, which some servers send for
+    /// nothing.
     pub(crate) fn raw(self) -> Result<Option<&'de str>, A::Error> {
         Ok(Some(self.json()?).filter(|raw| !matches!(*raw, "null" | "false" | "\"\"" | "[]")))
     }
 
-    /// The fields of an object; whether there is one.
+    /// Reads an object into `fields`; false if the value is not an object.
     pub(crate) fn object(self, fields: &mut impl Fields<'de>) -> Result<bool, A::Error> {
         self.map.next_value_seed(Object(fields))
     }
 
-    /// The fields of each object of an array, or of the one object that stands in its place. A string in its
-    /// place is returned.
+    /// Reads each object of an array, or the one object in its place. Returns a string that stands in its place.
     pub(crate) fn objects<F: Fields<'de>>(
         self,
         elements: &mut impl Elements<F>,
@@ -92,7 +91,7 @@ impl<'de, A: MapAccess<'de>> FieldValue<'_, 'de, A> {
         self.map.next_value_seed(Objects(elements, PhantomData))
     }
 
-    /// Passes over it.
+    /// Skips the value.
     pub(crate) fn skip(self) -> Result<(), A::Error> {
         self.map.next_value().map(|IgnoredAny| ())
     }
@@ -109,16 +108,16 @@ enum Scalar<'de> {
 
 struct ScalarSeed;
 
-/// Reads an object into fields; passes over anything else, and says so.
+/// Reads an object into fields; false if it is anything else, which is skipped.
 pub(super) struct Object<'f, F>(pub(super) &'f mut F);
 
 /// Reads an array of objects, each into fields of its own.
 struct Objects<'e, L, F>(&'e mut L, PhantomData<fn() -> F>);
 
-/// Reads one of them: asked only if there is one.
+/// Reads one of them. It adds a place only once there is an element.
 struct Element<'e, L, F>(&'e mut L, PhantomData<fn() -> F>);
 
-/// The methods of a visitor that are alike in all of ours: other types are passed over.
+/// The visitor methods that all visitors here share: values of other types are skipped.
 macro_rules! lenient {
     ($nothing:expr; $($kind:ident)*) => {
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -180,7 +179,7 @@ impl<'de> Visitor<'de> for ScalarSeed {
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<Scalar<'de>, E> {
-        // Beyond 2^53 a float no longer tells one count from the next.
+        // Beyond 2^53 a float cannot represent every count.
         let is_count = number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&number);
         Ok(if is_count { Scalar::Count(number as u64) } else { Scalar::Other })
     }

@@ -9,7 +9,7 @@ use serde_json::Deserializer;
 use super::fields::{Fields, Object};
 use super::surrogates::without_lone_surrogates;
 
-/// JSON text, with U+FFFD for what no Unicode text can hold.
+/// JSON text, with U+FFFD for what Unicode text cannot hold.
 pub(crate) struct Json<'a>(Cow<'a, str>);
 
 // === impl Json ===
@@ -29,26 +29,26 @@ impl<'a> Json<'a> {
         &self.0
     }
 
-    /// Reads an object into `fields`. False: the text is not one JSON value, and what `fields` holds is not to
-    /// be believed.
+    /// Reads an object into `fields`; false if the text is not one JSON value, and `fields` is then not to be
+    /// trusted.
     pub(crate) fn read<'de>(&'de self, fields: &mut impl Fields<'de>) -> bool {
         read(&self.0, fields)
     }
 
-    /// The object in `F`, if the text is one JSON value.
+    /// Reads an object into new fields; `None` if the text is not one JSON value.
     pub(crate) fn get<'de, F: Fields<'de> + Default>(&'de self) -> Option<F> {
         get(&self.0)
     }
 }
 
-/// As [`Json::read`], of text that is a part of such JSON.
+/// As [`Json::read`], for text that is a part of such JSON.
 pub(crate) fn read<'de>(json: &'de str, fields: &mut impl Fields<'de>) -> bool {
     let mut deserializer = Deserializer::from_str(json);
     let read = Object(fields).deserialize(&mut deserializer);
     read.and_then(|_| deserializer.end()).is_ok()
 }
 
-/// As [`Json::get`], of text that is a part of such JSON.
+/// As [`Json::get`], for text that is a part of such JSON.
 pub(crate) fn get<'de, F: Fields<'de> + Default>(json: &'de str) -> Option<F> {
     let mut fields = F::default();
     read(json, &mut fields).then_some(fields)

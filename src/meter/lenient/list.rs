@@ -1,19 +1,18 @@
-//! Where the elements of an array go.
+//! Lists into which the elements of an array are read.
 
-/// A list that nearly always has one element, which then needs no allocation.
+/// A list that nearly always has one element, and then needs no allocation.
 #[derive(Debug)]
 pub(crate) struct SmallList<T> {
     first: Option<T>,
     more: Vec<T>,
 }
 
-/// Where elements of an array go. They are read in place: they are large, and moving them would cost as much as
-/// reading them.
+/// A list into which elements are read in place. They are large: moving one costs as much as reading it.
 pub(crate) trait Elements<T> {
-    /// The place of one more element.
+    /// Adds an element, and returns its place.
     fn add(&mut self) -> &mut T;
 
-    /// The one that was added last is none.
+    /// Removes the element that was added last.
     fn take_back(&mut self);
 }
 

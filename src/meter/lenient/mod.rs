@@ -1,8 +1,8 @@
-//! JSON, read leniently: what is wanted goes where it belongs, borrowed from the input where possible; everything
-//! else is skipped.
+//! JSON, read leniently: wanted fields are read, borrowed from the input where possible, and everything else is
+//! skipped.
 //!
-//! Events of providers hold surprises: an unknown field, a field of an unexpected type, a field that stands there
-//! twice. None of them may cost the fields beside it. A derived `Deserialize` would refuse the whole event.
+//! Events hold surprises: an unknown field, a field of an unexpected type, a field that appears twice. None of them
+//! may cost the fields beside it. A derived `Deserialize` would refuse the whole event.
 
 mod fields;
 mod json;

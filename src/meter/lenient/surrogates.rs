@@ -7,7 +7,7 @@ use memchr::memchr;
 use memchr::memmem::Finder;
 use once_cell::sync::Lazy;
 
-/// Replaces escapes of surrogates that are not pairs. Some servers cut text between the two; a strict parser
+/// Replaces escapes of surrogates that are not pairs. Some servers cut text between the two, and a strict parser
 /// would refuse the whole event.
 pub(super) fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
     static ESCAPE: Lazy<Finder<'static>> = Lazy::new(|| Finder::new(b"\\u"));
@@ -40,7 +40,7 @@ pub(super) fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
     Cow::Owned(repaired)
 }
 
-/// The surrogate that the escape at `at` stands for.
+/// The surrogate that the escape at `at` stands for, if it is one.
 fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
     let digits = str::from_utf8(digits).ok().filter(|digits| digits.starts_with(['d', 'D']))?;

@@ -1,8 +1,8 @@
 //! Anthropic Messages.
 //!
-//! `message_start` reports the input exactly and an output that is preliminary (often 1); `message_delta` reports
-//! both again, cumulatively, and replaces them field by field: what it leaves out keeps its value. Input counts
-//! leave out what was read from and written to the cache; the normal form adds them.
+//! `message_start` reports the exact input and a preliminary output (often 1). `message_delta` reports both again,
+//! cumulatively, and replaces them field by field: a field that it leaves out keeps its value. Input counts exclude
+//! what was read from and written to the cache; the normal form adds them.
 
 use once_cell::sync::Lazy;
 use serde::de::MapAccess;
@@ -20,7 +20,7 @@ use crate::meter::usage::Usage;
 pub(super) struct Anthropic {
     is_terminated: bool,
     counts: AnthropicCounts,
-    /// All reports, the later ones over the earlier ones.
+    /// All usage objects, merged: later members replace earlier ones.
     raw: String,
 }
 
@@ -42,7 +42,7 @@ struct UsageMembers<'de>(Vec<(String, &'de str)>);
 struct AnthropicEvent<'de> {
     kind: Text<'de>,
     message: AnthropicMessage<'de>,
-    /// Of the top: a `message_delta`'s, or a whole message's.
+    /// The top level: that of a `message_delta`, or of a whole message.
     top: AnthropicMessage<'de>,
     delta: AnthropicBlock<'de>,
     block: AnthropicBlock<'de>,
@@ -123,7 +123,7 @@ impl Provider for Anthropic {
                     report.finish_reason(0, reason);
                 }
                 self.message(&event.top, report);
-                // One without a reason, or without counts, has another behind it.
+                // Another one follows if this one lacks the reason or the counts.
                 if report.is_finished() && event.top.usage.is_some() {
                     report.usage_is_final();
                 }
@@ -138,7 +138,7 @@ impl Provider for Anthropic {
                 self.is_terminated = true;
             }
             Some("error") => report.error(in_band_error(event.error.unwrap_or(json.as_str()))),
-            // A gateway's own.
+            // An error of a gateway.
             None => {
                 if let Some(error) = event.error {
                     report.error(in_band_error(error));
@@ -156,7 +156,7 @@ impl Provider for Anthropic {
 // === impl UsageMembers ===
 
 impl<'de> UsageMembers<'de> {
-    /// The object of `earlier`, with the members of `later` in the place of its own or behind them; `None` if there is
+    /// The object of `earlier` with the members of `later` in place of its own, or appended; `None` if there is
     /// nothing earlier. A `null` replaces nothing.
     fn merged(earlier: &'de str, later: &'de str) -> Option<String> {
         let Self(mut members) = get(earlier)?;

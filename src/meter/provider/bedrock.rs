@@ -1,7 +1,7 @@
 //! Amazon Bedrock: ConverseStream.
 //!
-//! Its input counts leave out what was read from and written to the cache; the normal form adds them. The model does
-//! not stand in the body: it is in the request's path.
+//! Input counts exclude what was read from and written to the cache; the normal form adds them. The body does not
+//! name the model; the request's path does.
 
 use once_cell::sync::Lazy;
 use serde::de::MapAccess;
@@ -13,13 +13,13 @@ use crate::meter::lenient::{FieldValue, Fields, Json, SmallList, Text, get};
 use crate::meter::report_builder::ReportBuilder;
 use crate::meter::usage::Usage;
 
-/// ConverseStream, whose events the framing names, and whole answers of Converse.
+/// Reads events of ConverseStream, which the framing names, and whole responses of Converse.
 #[derive(Debug, Default)]
 pub(super) struct BedrockConverse {
     is_terminated: bool,
 }
 
-/// An event of Converse, a whole answer, or an event of Nova, which names its events by their one field.
+/// An event of Converse, a whole response, or an event of Nova, which is named by its one field.
 #[derive(Default)]
 pub(super) struct ConverseEvent<'de> {
     delta: ConverseBlock<'de>,
@@ -37,7 +37,7 @@ struct ConverseBlock<'de> {
     tool_input: Text<'de>,
 }
 
-/// Of Converse, of Nova, and Amazon's own for any model.
+/// The counts of Converse, of Nova, and Amazon's own for any model.
 #[derive(Debug, Default)]
 pub(super) struct ConverseCounts {
     input: Option<u64>,
@@ -47,7 +47,7 @@ pub(super) struct ConverseCounts {
     cache_write: Option<u64>,
 }
 
-/// Of the events that hold content.
+/// The keys of events that hold content.
 static FILTER: Lazy<KeyFilter> = Lazy::new(|| {
     KeyFilter::new(&[]).text(&["text"]).reasoning(&["reasoningContent"]).tool_call(&["toolUse"])
 });
@@ -74,7 +74,7 @@ impl Provider for BedrockConverse {
     fn event(&mut self, name: &[u8], data: &[u8], report: &mut ReportBuilder) {
         let is_read = match name {
             b"contentBlockStart" | b"contentBlockDelta" => FILTER.may_match(data, report),
-            // A whole answer has no name.
+            // A whole response has no name.
             b"messageStop" | b"metadata" | b"" => true,
             _ => false,
         };
@@ -85,7 +85,7 @@ impl Provider for BedrockConverse {
         let mut event = ConverseEvent::default();
         if json.read(&mut event) {
             self.read(&event, report);
-            // The last event; its counts may be missing.
+            // This is the last event, even if it has no counts.
             self.is_terminated |= name == b"metadata";
         }
     }
@@ -108,7 +108,7 @@ impl<'de> Fields<'de> for ConverseEvent<'de> {
             }
             "stopReason" => self.stop_reason = value.text()?,
             "usage" => self.usage = value.raw()?,
-            // Of a whole answer.
+            // In a whole response.
             "output" | "message" => {
                 value.object(self)?;
             }
@@ -135,7 +135,7 @@ impl<'de> Fields<'de> for ConverseBlock<'de> {
     fn field<A: MapAccess<'de>>(&mut self, key: &str, value: FieldValue<'_, 'de, A>) -> Result<(), A::Error> {
         match key {
             "text" => self.text = value.text()?,
-            // `reasoningContent.text`, or `.reasoningText.text` in a whole answer.
+            // `reasoningContent.text`, or `.reasoningText.text` in a whole response.
             "reasoningContent" | "reasoningText" => {
                 let mut inner = ConverseBlock::default();
                 value.object(&mut inner)?;
@@ -148,7 +148,7 @@ impl<'de> Fields<'de> for ConverseBlock<'de> {
     }
 }
 
-/// Takes `input` of a tool's use.
+/// Takes the `input` of a tool use.
 struct ToolInput<'t, 'de>(&'t mut Text<'de>);
 
 impl<'de> Fields<'de> for ToolInput<'_, 'de> {
@@ -180,7 +180,7 @@ impl<'de> Fields<'de> for ConverseCounts {
             "inputTokens" | "inputTokenCount" => latest(&mut self.input, value.count()?),
             "outputTokens" | "outputTokenCount" => latest(&mut self.output, value.count()?),
             "totalTokens" => latest(&mut self.total, value.count()?),
-            // Each comes under two names.
+            // Each has two names.
             "cacheReadInputTokens" | "cacheReadInputTokenCount" => {
                 latest(&mut self.cache_read, value.count()?)
             }

@@ -1,7 +1,7 @@
 //! Amazon Bedrock: InvokeModelWithResponseStream around the models' own protocols.
 //!
-//! Each event wraps one of the model's own into base64. The last one also carries Amazon's counts, which are used for
-//! those models that report none themselves. The model's name is in the request's path.
+//! Each event wraps one of the model's own in base64. The last one also carries Amazon's counts, which are used for
+//! models that report none themselves. The request's path names the model.
 
 use std::mem;
 
@@ -19,7 +19,7 @@ use crate::meter::lenient::{FieldValue, Fields, Json, Text, get};
 use crate::meter::report_builder::ReportBuilder;
 use crate::meter::usage::Usage;
 
-/// InvokeModelWithResponseStream.
+/// Reads events of InvokeModelWithResponseStream, and whole responses of InvokeModel.
 #[derive(Debug)]
 pub(super) struct BedrockInvoke {
     claude: Anthropic,
@@ -36,7 +36,7 @@ struct InvokeChunk<'de> {
     bytes: Text<'de>,
 }
 
-/// The events of the models that have no file of their own.
+/// An event of a model that has no file of its own.
 #[derive(Default)]
 struct ModelEvent<'de> {
     kind: Text<'de>,
@@ -44,7 +44,7 @@ struct ModelEvent<'de> {
     text: Text<'de>,
     /// Mistral.
     outputs: Vec<ModelOutput<'de>>,
-    /// Those of OpenAI's protocol, which DeepSeek, Jamba and Mistral's newer models speak, too.
+    /// OpenAI's protocol, which DeepSeek, Jamba and Mistral's newer models use, too.
     choices: Option<Vec<ModelChoice<'de>>>,
     stop_reason: Text<'de>,
     metrics: Option<&'de str>,
@@ -56,11 +56,11 @@ struct ModelEvent<'de> {
 struct ModelOutput<'de> {
     text: Text<'de>,
     stop_reason: Text<'de>,
-    /// Titan, whole.
+    /// A whole response of Titan.
     tokens: Option<u64>,
 }
 
-/// Bedrock has a word of its own for the reason.
+/// A choice. Bedrock has its own word for the reason.
 #[derive(Default)]
 struct ModelChoice<'de> {
     index: u32,
@@ -68,7 +68,7 @@ struct ModelChoice<'de> {
     finish_reason: Text<'de>,
 }
 
-/// Counts of Titan and Llama, as they were reported last.
+/// The last counts of Titan and Llama, with their names.
 #[derive(Debug, Default)]
 struct ModelCounts {
     input: Option<(&'static str, u64)>,
@@ -137,7 +137,7 @@ impl BedrockInvoke {
         }
     }
 
-    /// Amazon's own counts, which stand in the last event.
+    /// Reads Amazon's own counts, which stand in the last event.
     fn metrics(&mut self, raw: &str, report: &mut ReportBuilder) {
         self.is_terminated = true;
         if !report.has_usage()
@@ -163,7 +163,7 @@ impl Provider for BedrockInvoke {
         self.event = event;
     }
 
-    /// A whole answer has the model's own form.
+    /// A whole response has the model's own form.
     fn value(&mut self, data: &[u8], report: &mut ReportBuilder) {
         self.model_event(data, report);
         if report.is_finished() {
@@ -210,7 +210,7 @@ impl<'de> Fields<'de> for ModelEvent<'de> {
             "contentBlockDelta" | "contentBlockStart" | "messageStop" | "metadata" => {
                 value.object(&mut self.nova)?;
             }
-            // Whole answers of Nova have Converse's fields at the top; what Claude's have there is read by type.
+            // Whole responses of Nova have Converse's fields at the top. Claude's are read by their type.
             "output" | "stopReason" | "usage" => self.nova.field(key, value)?,
             _ => self.counts.field(key, value)?,
         }
@@ -251,12 +251,12 @@ impl<'de> Fields<'de> for ModelChoice<'de> {
 }
 
 impl ModelCounts {
-    /// A whole answer of Titan's counts its output beside it.
+    /// Adds the output count of a whole response of Titan.
     fn whole(&mut self, output: Option<u64>) {
         self.output = output.map(|count| ("tokenCount", count)).or(self.output);
     }
 
-    /// The counts, and the object in which they stand here: in the event they have none of their own.
+    /// The counts, and an object made of them: the event has no object of its own for them.
     fn normal_form(&self) -> Option<(Usage, String)> {
         let counts = [self.input, self.output];
         let members: Vec<String> =

@@ -1,8 +1,8 @@
-//! Cohere's chat: version 2 as server-sent events, version 1 as lines of JSON, and their whole answers.
+//! Cohere's chat: version 2 as server-sent events, version 1 as lines of JSON, and whole responses of both.
 //!
-//! `tokens` are what the model read and wrote, `billed_units` what is charged, often far less; cached tokens
-//! stand inside the former. The counts here are the tokens; the raw object has both. Where a stream reports
-//! billed units only, they are the counts.
+//! `tokens` is what the model read and wrote; `billed_units` is what is charged, often far less. Cached tokens are
+//! part of the former. The counts here are the tokens, and the raw object has both. If a stream reports only billed
+//! units, they are the counts.
 
 use once_cell::sync::Lazy;
 use serde::de::MapAccess;
@@ -16,36 +16,36 @@ use crate::meter::report::InBandError;
 use crate::meter::report_builder::ReportBuilder;
 use crate::meter::usage::Usage;
 
-/// Version 2: events named by `type`.
+/// Reads version 2, whose events are named by `type`.
 #[derive(Debug, Default)]
 pub(super) struct CohereV2 {
     is_terminated: bool,
 }
 
-/// Version 1: events named by `event_type`.
+/// Reads version 1, whose events are named by `event_type`.
 #[derive(Debug, Default)]
 pub(super) struct CohereV1 {
     is_terminated: bool,
 }
 
-/// An event of either version; a whole answer has the same fields.
+/// An event of either version; a whole response has the same fields.
 #[derive(Default)]
 struct CohereEvent<'de> {
     kind: Text<'de>,
     delta: CohereDelta<'de>,
-    /// Version 2, whole.
+    /// In a whole response of version 2.
     message: Option<CohereMessage<'de>>,
     finish_reason: Text<'de>,
     usage: Option<&'de str>,
-    /// Version 1: a piece of text, or all of it at the end.
+    /// In version 1: a part of the text, or all of it at the end.
     text: Text<'de>,
     response: CohereResponse<'de>,
     meta: Option<&'de str>,
-    /// A gateway's own.
+    /// An error of a gateway.
     error: Option<&'de str>,
 }
 
-/// What the end of version 1 says once more.
+/// What the last event of version 1 repeats.
 #[derive(Default)]
 struct CohereResponse<'de> {
     meta: Option<&'de str>,
@@ -61,10 +61,10 @@ struct CohereDelta<'de> {
 
 #[derive(Default)]
 struct CohereMessage<'de> {
-    /// One in an event, a list in a whole answer.
+    /// One in an event, a list in a whole response.
     content: SmallList<CohereContent<'de>>,
     tool_plan: Text<'de>,
-    /// As the content.
+    /// One in an event, a list in a whole response.
     tools: SmallList<ToolCall<'de>>,
 }
 
@@ -74,7 +74,7 @@ struct CohereContent<'de> {
     thinking: Text<'de>,
 }
 
-/// Of `usage` in version 2, and of `meta` in version 1.
+/// The counts in `usage` of version 2, and in `meta` of version 1.
 #[derive(Debug, Default)]
 struct CohereCounts {
     tokens: CohereTokens,
@@ -97,7 +97,7 @@ static FILTER: Lazy<KeyFilter> = Lazy::new(|| {
         .string_ends(&["message-end", "stream-end", "tool-calls-chunk"])
 });
 
-/// The end of an answer: reason, counts, error.
+/// Reads the end of a response: reason, counts, error.
 fn end(reason: &str, usage: Option<&str>, error: Option<&str>, report: &mut ReportBuilder) {
     report.finish_reason(0, reason);
     if let Some(raw) = usage
@@ -193,7 +193,7 @@ impl Provider for CohereV1 {
 // === impl CohereEvent ===
 
 impl CohereEvent<'_> {
-    /// Whether a whole answer is one.
+    /// Whether this is the end of a whole response.
     fn is_end(&self) -> bool {
         self.finish_reason.is_some() || self.usage.is_some() || self.meta.is_some()
     }

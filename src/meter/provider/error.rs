@@ -8,7 +8,7 @@ use crate::meter::report::InBandError;
 /// The fields of an error object, as providers name them.
 #[derive(Default)]
 struct ErrorFields<'de> {
-    /// Google's word; the code beside it is HTTP's.
+    /// Google's word for the error. The code beside it is HTTP's.
     status: Text<'de>,
     code: Text<'de>,
     kind: Text<'de>,
@@ -28,19 +28,19 @@ impl<'de> Fields<'de> for ErrorFields<'de> {
     }
 }
 
-/// Whether the value of an error's field is one. Some servers send the field in every event, empty.
+/// Whether the value of an error field is an error. Some servers send the field in every event, empty.
 pub(crate) fn is_error(raw: &&str) -> bool {
     !matches!(*raw, "null" | "false" | "0" | "\"\"" | "{}" | "[]")
 }
 
-/// The error that `raw` describes, if it is an object with a message: whatever the protocol, that is none of
-/// somebody's own fields.
+/// The error that `raw` describes, if it is an object with a message. Whatever the protocol, that is not a user's own
+/// field.
 pub(crate) fn unmistakable_error(raw: &str) -> Option<InBandError> {
     let fields: ErrorFields<'_> = get(raw)?;
     fields.message.is_some_and(|message| !message.is_empty()).then(|| in_band_error(raw))
 }
 
-/// The error that `raw` describes: an object, or just a string.
+/// The error that `raw` describes: an object, or only a string.
 pub(crate) fn in_band_error(raw: &str) -> InBandError {
     let fields: ErrorFields<'_> = get(raw).unwrap_or_default();
     let words = [fields.status, fields.code, fields.kind];

@@ -1,9 +1,9 @@
 //! Google Gemini `streamGenerateContent`, as events or as one JSON array, and `generateContent`.
 //!
-//! Every chunk reports usage, and the last report counts: early ones lack the output, and totals can fall back
-//! midway, so neither sum nor maximum is right. A count that is zero is left out. Thoughts are output, but stand
-//! outside the candidates' count; prompts of tools are input, outside the prompt's. There is no end marker, and
-//! `STOP` is none: it can stand in several chunks, with text after it.
+//! Every chunk reports usage, and the last report counts. Early ones lack the output, and totals can fall midway:
+//! neither sum nor maximum is right. A zero count is left out. Thoughts are output but not part of the candidates'
+//! count; prompts of tools are input but not part of the prompt's. There is no end marker: `STOP` can appear in
+//! several chunks, with text after it.
 
 use std::mem;
 
@@ -18,13 +18,13 @@ use crate::meter::lenient::{FieldValue, Fields, Json, SmallList, Text, get};
 use crate::meter::report_builder::ReportBuilder;
 use crate::meter::usage::Usage;
 
-/// Reads chunks.
+/// Reads chunks, in events or in an array.
 #[derive(Debug, Default)]
 pub(super) struct Gemini {
-    /// The latest counts, as they were sent: only the last ones are read.
+    /// The latest counts as they were sent. Only the last ones are read.
     usage: String,
-    /// Without texts most chunks hold nothing but counts that the next one replaces. The last one and the one
-    /// before it wait, unread.
+    /// If texts are skipped, most chunks hold only counts that the next one replaces. The last two chunks wait,
+    /// unread.
     waiting: [Vec<u8>; 2],
 }
 
@@ -86,7 +86,7 @@ static MODEL: Lazy<KeyFilter> = Lazy::new(|| KeyFilter::new(&["modelVersion"]));
 // === impl Gemini ===
 
 impl Gemini {
-    /// Whether `data` reports all that is wanted of it, and the next chunk will report it anew.
+    /// Whether `data` holds nothing that the next chunk will not repeat.
     fn can_wait(data: &[u8], report: &ReportBuilder) -> bool {
         !FILTER.may_match(data, report)
             && !report.interest().model
@@ -94,7 +94,7 @@ impl Gemini {
             && MODEL.is_found_in(data, report)
     }
 
-    /// Reads the chunk that waits; if it is none, the one that waited before it.
+    /// Reads the chunk that waits. If it is not a chunk, reads the one before it.
     fn read_waiting(&mut self, report: &mut ReportBuilder) {
         let [last, before] = mem::take(&mut self.waiting);
         if !last.is_empty() && !self.read(&last, report) {
@@ -104,7 +104,7 @@ impl Gemini {
         self.waiting.iter_mut().for_each(Vec::clear);
     }
 
-    /// Reads a chunk, but for its counts; false if it is none.
+    /// Reads a chunk except for its counts; false if it is not a chunk.
     fn read(&mut self, data: &[u8], report: &mut ReportBuilder) -> bool {
         let json = Json::of(data);
         let mut chunk = GeminiChunk::default();
@@ -120,16 +120,15 @@ impl Gemini {
         if let Some(error) = chunk.error {
             report.error(in_band_error(error));
         }
-        // Each report stands alone: what it leaves out is zero in it. Kept from an earlier one, thoughts would be
-        // added to a total that no longer holds them.
-        // One without any count replaces none.
+        // Each report stands alone: what it leaves out is zero. Thoughts kept from an earlier report would be added
+        // to a total that no longer includes them. A report without any count replaces none.
         let has_counts = |raw: &&str| self.usage.is_empty() || raw.contains("TokenCount\"");
         if let Some(raw) = chunk.usage.filter(has_counts) {
             self.usage.clear();
             self.usage.push_str(raw);
             report.note_other();
         }
-        // Of a prompt that is blocked there are no candidates.
+        // A blocked prompt has no candidates.
         if report.is_finished() || chunk.feedback.block_reason.is_some() {
             report.usage_is_final();
         }

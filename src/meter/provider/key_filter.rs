@@ -1,77 +1,77 @@
-//! Whether an event can matter, told without parsing it.
+//! Whether an event can matter, decided without parsing it.
 //!
-//! What is looked for are keys. In JSON text a quote inside a string has a backslash before it, so the characters
-//! `usage":` can only be the end of a key: no content, however it speaks of `"usage":{`, is taken for one. A key
-//! could be written with escapes, as in `"us\u0061ge"`; nobody does, and an event with escaped ASCII letters
+//! The filter searches for keys. In JSON text, a quote inside a string has a backslash before it. The characters
+//! `usage":` can therefore only be the end of a key: no content that mentions `"usage":{` is taken for one. A key
+//! could be written with escapes, as in `"us\u0061ge"`. Nobody does that, but an event with escaped ASCII letters
 //! counts as one that matters.
 //!
-//! All keys of a dialect are looked for in one pass, by SIMD where the processor has it.
+//! One pass searches for all keys of a provider, with SIMD if the processor has it.
 
 use aho_corasick::packed::{Config, MatchKind, Searcher};
 use memchr::memmem;
 
 use crate::meter::report_builder::ReportBuilder;
 
-/// The start of an escape that could be one of an ASCII character.
+/// The start of an escape that could stand for an ASCII character.
 const ESCAPE: &str = "\\u00";
 
-/// The keys by which a dialect tells the events that matter.
+/// Finds the events that can matter, by their keys.
 pub(super) struct KeyFilter {
-    /// Each name with its closing quote; the escape.
+    /// Each key with its closing quote, and the start of an escape.
     patterns: Vec<(String, PatternRole)>,
-    /// Of the needles, by their places. None where the processor has no SIMD.
+    /// Searches for the patterns, which it knows by index. `None` if the processor has no SIMD.
     searcher: Option<Searcher>,
 }
 
-/// What a needle that was found says.
+/// What a pattern that was found means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PatternRole {
-    /// Matters if it is a key whose value is something: neither `null` nor `false`, nor an empty string or list.
+    /// Matters if it is a key with a value other than `null`, `false`, and an empty string or list.
     Key,
-    /// As `Key`, while a first text is awaited.
+    /// As `Key`, while the first text is awaited.
     Text,
-    /// As `Key`, while first reasoning is.
+    /// As `Key`, while the first reasoning is awaited.
     Reasoning,
-    /// As `Key`, while a first tool call is.
+    /// As `Key`, while the first tool call is awaited.
     ToolCall,
-    /// Matters as the end of a string, too.
+    /// As `Key`, and also as the end of a string.
     End,
-    /// Matters if it is a key whose value is no zero: the number of another choice than the first.
+    /// Matters if it is a key whose value is not zero: the number of a choice other than the first.
     Index,
-    /// Matters if it is an ASCII letter's.
+    /// Matters if it stands for an ASCII letter.
     Escape,
 }
 
 // === impl KeyFilter ===
 
 impl KeyFilter {
-    /// Events with one of these keys matter, unless its value is `null`, `false`, or an empty string or list.
+    /// Makes a filter for these keys, whose values must not be `null`, `false`, or an empty string or list.
     pub(super) fn new(names: &[&str]) -> Self {
         let patterns = vec![(ESCAPE.to_owned(), PatternRole::Escape)];
         Self { patterns, searcher: None }.and(names, PatternRole::Key)
     }
 
-    /// Those with these keys do while a first text is awaited.
+    /// Adds keys that matter while the first text is awaited.
     pub(super) fn text(self, names: &[&str]) -> Self {
         self.and(names, PatternRole::Text)
     }
 
-    /// Those with these keys do while first reasoning is awaited.
+    /// Adds keys that matter while the first reasoning is awaited.
     pub(super) fn reasoning(self, names: &[&str]) -> Self {
         self.and(names, PatternRole::Reasoning)
     }
 
-    /// Those with these keys do while a first tool call is awaited.
+    /// Adds keys that matter while the first tool call is awaited.
     pub(super) fn tool_call(self, names: &[&str]) -> Self {
         self.and(names, PatternRole::ToolCall)
     }
 
-    /// Those with these keys do, and those in which a string ends so.
+    /// Adds words that matter as keys and as the end of a string.
     pub(super) fn string_ends(self, words: &[&str]) -> Self {
         self.and(words, PatternRole::End)
     }
 
-    /// Those with these keys do, unless the value is 0.
+    /// Adds keys that matter unless their value is 0.
     pub(super) fn index(self, names: &[&str]) -> Self {
         self.and(names, PatternRole::Index)
     }
@@ -84,14 +84,14 @@ impl KeyFilter {
         self
     }
 
-    /// Whether `json` may hold anything that `reading` is to be told. May say so wrongly, of a longer key that ends
-    /// in one of these; never the reverse.
+    /// Whether the event may matter. False positives are possible (a longer key with the same ending); false
+    /// negatives are not.
     #[inline]
     pub(super) fn may_match(&self, json: &[u8], report: &ReportBuilder) -> bool {
         report.wants_text() || self.is_found_in(json, report)
     }
 
-    /// As [`may_match`](Self::matter), whether texts are wanted or not.
+    /// As [`may_match`](Self::may_match), even if texts are wanted.
     pub(super) fn is_found_in(&self, json: &[u8], report: &ReportBuilder) -> bool {
         let matters = |pattern: usize, end: usize| {
             self.patterns.get(pattern).is_some_and(|(_, sign)| sign.holds(&json[end..], report))
@@ -110,7 +110,7 @@ impl KeyFilter {
 // === impl PatternRole ===
 
 impl PatternRole {
-    /// Whether what was found matters; `rest` is what follows it.
+    /// Whether a pattern that was found matters. `rest` is what follows it.
     #[inline]
     fn holds(self, rest: &[u8], report: &ReportBuilder) -> bool {
         let interest = report.interest();
@@ -127,13 +127,13 @@ impl PatternRole {
     }
 }
 
-/// What the value begins with, if what stands before `rest` is a key, and not the end of a string.
+/// The start of the value, if what stands before `rest` is a key and not the end of a string.
 #[inline]
 fn value_of(rest: &[u8]) -> Option<&[u8]> {
     rest.trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start)
 }
 
-/// Whether what stands before `rest` is a key, and its value something.
+/// Whether what stands before `rest` is a key with a value.
 #[inline]
 fn has_value(rest: &[u8]) -> bool {
     value_of(rest)

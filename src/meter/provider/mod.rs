@@ -1,7 +1,7 @@
 //! Providers: one file for each protocol, and what they share.
 //!
-//! A provider is given whole events, whose framing is undone, and tells a report builder what it finds in them. It
-//! looks first whether an event can matter (`key_filter`) and parses only those that can, leniently.
+//! A provider is given whole events, without their framing, and reports what they hold to a report builder. It first
+//! checks whether an event can matter (`key_filter`), and parses only those that can, leniently.
 
 mod anthropic;
 mod bedrock;

@@ -1,6 +1,6 @@
 //! Ollama `/api/chat` and `/api/generate`: lines of JSON, the last one with `done` and the counts.
 //!
-//! `prompt_eval_count` is left out when the prompt was cached: that is not known, and not zero.
+//! `prompt_eval_count` is left out if the prompt was cached: the count is then unknown, and not zero.
 
 use once_cell::sync::Lazy;
 use serde::de::MapAccess;

@@ -1,10 +1,10 @@
-//! OpenAI Chat Completions, the older Completions, and the servers that speak either.
+//! OpenAI Chat Completions, the older Completions, and the servers that use either.
 //!
 //! Usage comes in a chunk of its own without choices (OpenAI, if it was asked for), beside the last choice
 //! (Mistral, DeepSeek, OpenRouter), in every chunk (Perplexity, vLLM), or under `x_groq`. Each report replaces the
 //! one before it, and a `null`, which OpenAI sends in every other chunk, replaces nothing.
 //!
-//! Reasoning stands inside the completion count, except where the total shows that it was added (xAI).
+//! Reasoning is part of the completion count, unless the total shows that it was added (xAI).
 
 use once_cell::sync::Lazy;
 use serde::de::MapAccess;
@@ -18,16 +18,16 @@ use crate::meter::lenient::{FieldValue, Fields, Json, SmallList, Text, get, read
 use crate::meter::report_builder::ReportBuilder;
 use crate::meter::usage::Usage;
 
-/// Reads chat chunks, and whole answers, which hold the same in one object.
+/// Reads chat chunks, and whole responses, which hold the same in one object.
 #[derive(Debug, Default)]
 pub(super) struct OpenAiChat {
-    /// The older protocol: the text stands in the choice itself.
+    /// Whether this is the older protocol, whose text stands in the choice itself.
     is_legacy: bool,
     is_terminated: bool,
     counts: ChatCounts,
 }
 
-/// The counts as they were reported last, each for itself.
+/// The last counts, each by itself.
 #[derive(Debug, Default)]
 struct ChatCounts {
     prompt: Option<u64>,
@@ -57,12 +57,12 @@ struct GroqField<'de> {
 #[derive(Default)]
 struct ChatChoice<'de> {
     index: u32,
-    /// The JSON: it is read only where something in it is wanted.
+    /// The JSON, which is read only if something in it is wanted.
     delta: Option<&'de str>,
     message: Option<&'de str>,
     text: Text<'de>,
     finish_reason: Text<'de>,
-    /// Moonshot.
+    /// Moonshot's place for it.
     usage: Option<&'de str>,
 }
 
@@ -78,7 +78,7 @@ static FILTER: Lazy<KeyFilter> = Lazy::new(|| {
 // === impl OpenAiChat ===
 
 impl OpenAiChat {
-    /// For Completions.
+    /// Makes a reader for Completions.
     pub(super) fn legacy() -> Self {
         Self { is_legacy: true, ..Self::default() }
     }
@@ -86,8 +86,8 @@ impl OpenAiChat {
     fn choice(&self, choice: &ChatChoice<'_>, is_whole: bool, report: &mut ReportBuilder) {
         let index = choice.index;
         report.begin_choice(index);
-        // Perplexity sends the whole text so far in `message`, beside the delta; beside the whole one, the delta
-        // is empty.
+        // Perplexity sends the whole text so far in `message` beside the delta. Beside the final one, the delta is
+        // empty.
         let ChatChoice { delta, message, .. } = choice;
         let said = if is_whole { message.or(*delta) } else { delta.or(*message) };
         let said = said.filter(|said| FILTER.may_match(said.as_bytes(), report));
@@ -131,7 +131,7 @@ impl OpenAiChat {
         for choice in choices.iter() {
             self.choice(choice, is_whole, report);
         }
-        // vLLM's older errors are nested in nothing.
+        // vLLM's older errors are not nested.
         let bare = (chunk.object.as_deref() == Some("error")).then_some(json.as_str());
         let error = chunk.error.or(chunk.groq.error).or(bare);
         if let Some(error) = error {
@@ -141,7 +141,7 @@ impl OpenAiChat {
         let in_choice = choices.first().and_then(|choice| choice.usage);
         if let Some(raw) = chunk.usage.or(chunk.groq.usage).or(in_choice) {
             self.usage(raw, report);
-            // What follows the end of all choices, or an error, is no intermediate count.
+            // After the end of all choices, or after an error, a count is not intermediate.
             if is_last || is_whole || error.is_some() || report.is_finished() {
                 report.usage_is_final();
             }
@@ -209,8 +209,8 @@ impl<'de> Fields<'de> for ChatCounts {
 // === impl ChatChunk ===
 
 impl ChatChunk<'_> {
-    /// Whether this is all of an answer. Its `object` does not tell: chunks of Completions have the same as whole
-    /// ones, and those of Perplexity call themselves whole.
+    /// Whether this is a whole response. Its `object` is not enough: chunks of Completions have the same one as whole
+    /// responses, and Perplexity's chunks call themselves whole.
     fn is_whole(&self, in_events: bool) -> bool {
         let Some(first) = self.choices.first() else { return false };
         match self.object.as_deref() {

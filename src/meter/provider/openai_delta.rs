@@ -16,7 +16,7 @@ pub(super) struct ChatDelta<'de> {
     tools: SmallList<ToolCall<'de>>,
 }
 
-/// A part of a content that is a list.
+/// One part of a content that is a list.
 #[derive(Default)]
 struct ChatPart<'de> {
     kind: Text<'de>,

@@ -1,7 +1,7 @@
 //! OpenAI Responses.
 //!
-//! Text comes in `response.output_text.delta`, and again, whole, in up to four events after it: only the deltas
-//! are read. Usage comes with the final event alone; a stream that is cut has none.
+//! Text comes in `response.output_text.delta`, and again, whole, in up to four later events. Only the deltas are
+//! read. Only the final event has usage; a stream that is cut has none.
 
 use std::str;
 
@@ -42,7 +42,7 @@ struct ResponsesEvent<'de> {
     delta: Text<'de>,
     response: ResponsesObject<'de>,
     item: ResponsesItem<'de>,
-    /// The top of a whole response, or of an error.
+    /// The top level of a whole response, or of an error.
     top: ResponsesObject<'de>,
     code: Text<'de>,
     message: Text<'de>,
@@ -55,7 +55,7 @@ struct ResponsesObject<'de> {
     usage: Option<&'de str>,
     error: Option<&'de str>,
     reason: IncompleteReason<'de>,
-    /// Of a whole response; events repeat here what their deltas said.
+    /// Read in whole responses. In events, it repeats the deltas.
     output: Vec<ResponsesItem<'de>>,
 }
 
@@ -72,10 +72,10 @@ struct ResponsesItem<'de> {
     parts: Vec<ResponsesItem<'de>>,
 }
 
-/// The start of nearly every event: its type can be told without parsing the rest.
+/// The start of nearly every event, which shows its type without parsing.
 const HEAD: &[u8] = b"{\"type\":\"";
 
-/// Where the type does not stand first: only the events that carry the whole response have these.
+/// For events whose type does not stand first: only those that carry the whole response have these keys.
 static FILTER: Lazy<KeyFilter> = Lazy::new(|| {
     KeyFilter::new(&["usage"]).string_ends(&[
         "response",
@@ -87,11 +87,11 @@ static FILTER: Lazy<KeyFilter> = Lazy::new(|| {
     ])
 });
 
-/// The events that are read, by their type.
+/// Whether an event of this type is read.
 fn is_read(kind: &str, interest: Interest) -> bool {
     match kind {
         "error" => true,
-        // They echo the request, which may be long, and have nothing new to say once the model is known.
+        // These events echo the request, which may be long, and say nothing new once the model is known.
         "response.created" | "response.in_progress" | "response.queued" => interest.model,
         "response.completed" | "response.incomplete" | "response.failed" | "response.cancelled" => true,
         "response.output_text.delta" | "response.refusal.delta" => interest.text,
@@ -104,12 +104,12 @@ fn is_read(kind: &str, interest: Interest) -> bool {
 // === impl OpenAiResponses ===
 
 impl OpenAiResponses {
-    /// Whether `data` may hold anything that is wanted. `name` is the event's, by its framing.
+    /// Whether `data` may hold anything that is wanted. `name` is the event's name in the framing.
     fn matters(name: &[u8], data: &[u8], report: &ReportBuilder) -> bool {
         let interest = report.interest();
         let kind = match data.strip_prefix(HEAD) {
             Some(rest) => rest.split(|byte| *byte == b'"').next().unwrap_or_default(),
-            // Where the type stands elsewhere, the name repeats it.
+            // If the type stands elsewhere, the name repeats it.
             None if name.starts_with(b"response.") => name,
             None => &[],
         };
@@ -119,7 +119,7 @@ impl OpenAiResponses {
         }
     }
 
-    /// A response that did not come in events. In the background it may be at work still.
+    /// Reads a response that did not come in events. A background response may still be in progress.
     fn whole(&mut self, response: &ResponsesObject<'_>, report: &mut ReportBuilder) {
         response.output.iter().for_each(|item| item.read(report));
         match response.status.as_deref() {
@@ -142,7 +142,7 @@ impl OpenAiResponses {
         }
     }
 
-    /// The response is over: its status says how, or else `kind`, the event's.
+    /// Ends the response, as its status says, or else `kind`, the event's.
     fn end(&mut self, kind: &str, response: &ResponsesObject<'_>, report: &mut ReportBuilder) {
         self.is_terminated = true;
         self.response(response, report);
@@ -153,7 +153,7 @@ impl OpenAiResponses {
             (status, _) => report.finish_reason(0, status),
         }
         if status == "failed" {
-            // Only if the provider did not say more.
+            // This applies only if the provider has sent no other error.
             report.error(InBandError { message: "response.failed".into(), ..InBandError::default() });
         }
     }
@@ -189,7 +189,7 @@ impl Provider for OpenAiResponses {
             ) => self.end(&kind["response.".len()..], &event.response, report),
             Some("error") => report.error(event.error(&json)),
             None if event.object.as_deref() == Some("response") => self.whole(&event.top, report),
-            // A plain error in place of the events, or a gateway's.
+            // A plain error in place of events, or an error of a gateway.
             None => self.response(&event.top, report),
             _ => {}
         }

@@ -11,7 +11,7 @@ use super::openai_responses::OpenAiResponses;
 use super::provider_trait::Provider;
 use crate::meter::protocol::Protocol;
 
-/// The reader of a protocol's events; `None` for protocols without any.
+/// The provider that reads a protocol's events; `None` for protocols without events.
 pub(crate) fn provider_for(protocol: &Protocol) -> Option<Box<dyn Provider>> {
     Some(match protocol {
         Protocol::OpenAiChat | Protocol::MistralChat => Box::new(OpenAiChat::default()),

@@ -1,6 +1,6 @@
 //! Text that is kept up to a limit.
 
-/// Text that is kept up to a limit, and not beyond it.
+/// Text that is kept up to a limit.
 #[derive(Debug, Default)]
 pub(super) struct BoundedString {
     text: String,
@@ -11,7 +11,7 @@ pub(super) struct BoundedString {
 // === impl BoundedString ===
 
 impl BoundedString {
-    /// Keeps the first `max` bytes, or fewer where a character would be cut.
+    /// Keeps the first `max` bytes, or fewer if a character would be cut.
     pub(super) fn new(max: usize) -> Self {
         Self { text: String::new(), max, is_full: false }
     }
@@ -24,7 +24,7 @@ impl BoundedString {
         self.is_full = kept.len() < text.len();
         let wanted = self.text.len() + kept.len();
         if wanted > self.text.capacity() {
-            // As a string grows by itself, but never past the limit.
+            // Grows as a string does, but not past the limit.
             let capacity = wanted.max(2 * self.text.capacity()).clamp(wanted, self.max);
             self.text.reserve_exact(capacity - self.text.len());
         }
@@ -40,7 +40,7 @@ impl BoundedString {
         &self.text
     }
 
-    /// Bytes that it holds.
+    /// The bytes that it holds.
     pub(super) fn held(&self) -> usize {
         self.text.capacity()
     }

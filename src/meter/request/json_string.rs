@@ -1,21 +1,20 @@
-//! JSON strings, read push by push.
+//! JSON strings, read chunk by chunk.
 
 use memchr::memchr2;
 
-/// What is read is no JSON.
+/// The input is not JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// Reads one JSON string after its opening quote, fed with bytes that are cut anywhere.
+/// Reads one JSON string after its opening quote, from bytes that are cut anywhere.
 ///
-/// What was read of a string is never kept here, save the few bytes of an escape or of a character that the
-/// cut went through.
+/// It keeps nothing of the string but the few bytes of an escape or a character that was cut.
 #[derive(Debug, Default)]
 pub(super) struct JsonString {
     state: EscapeState,
     /// The first half of a surrogate pair, which waits for the other.
     high: Option<u16>,
-    /// A character of which not all bytes came yet.
+    /// A character that has not come whole.
     partial: [u8; 4],
     partial_len: usize,
 }
@@ -34,10 +33,10 @@ enum EscapeState {
 // === impl JsonString ===
 
 impl JsonString {
-    /// Gives the text to `sink` in pieces as they come. Returns how many bytes the string took, its closing
-    /// quote included, or `None` if it goes on.
+    /// Passes the text to `sink` in parts, as they come. Returns how many bytes the string took, closing quote
+    /// included, or `None` if it goes on.
     ///
-    /// Half a surrogate pair is a replacement character: that is how servers that do not refuse it read it.
+    /// Half a surrogate pair becomes a replacement character, as in servers that do not refuse it.
     pub(super) fn read(
         &mut self,
         bytes: &[u8],
@@ -74,7 +73,7 @@ impl JsonString {
         Ok(None)
     }
 
-    /// Passes over the string, whatever is in it. Returns what [`read`](Self::read) does.
+    /// Skips the string, whatever it holds. Returns what [`read`](Self::read) does.
     pub(super) fn skip(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
@@ -176,7 +175,7 @@ impl JsonString {
         Ok(())
     }
 
-    /// The half that waited for another was alone.
+    /// Replaces a half pair whose other half did not come.
     fn lone(&mut self, sink: &mut impl FnMut(&str)) {
         if self.high.take().is_some() {
             sink("\u{fffd}");

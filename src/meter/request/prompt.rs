@@ -2,21 +2,21 @@
 
 use super::bounded_string::BoundedString;
 
-/// Text that begins so is an image, a sound or a file.
+/// Text with this beginning is an image, a sound or a file.
 const DATA_URL: &str = "data:";
 
-/// The prompt's text: pieces, one after the other.
+/// The prompt's text: several strings, one after the other.
 #[derive(Debug)]
 pub(super) struct Prompt {
     kept: BoundedString,
     len: u64,
-    piece: PromptString,
+    string: PromptString,
 }
 
-/// How far the current piece has come.
+/// What the current string has shown so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PromptString {
-    /// So many bytes, and all of them as in [`DATA_URL`].
+    /// This many bytes have come, all of them as in [`DATA_URL`].
     Opening(usize),
     Text,
     Data,
@@ -27,7 +27,7 @@ enum PromptString {
 impl Prompt {
     /// Keeps the first `max` bytes.
     pub(super) fn new(max: usize) -> Self {
-        Self { kept: BoundedString::new(max), len: 0, piece: PromptString::Opening(0) }
+        Self { kept: BoundedString::new(max), len: 0, string: PromptString::Opening(0) }
     }
 
     /// What was kept.
@@ -35,49 +35,49 @@ impl Prompt {
         self.kept.as_str()
     }
 
-    /// The length of all of it, in Unicode scalar values.
+    /// The length of the whole text, in Unicode scalar values.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Bytes that it holds.
+    /// The bytes that it holds.
     pub(super) fn held(&self) -> usize {
         self.kept.held()
     }
 
-    /// A new piece.
+    /// Starts a string.
     pub(super) fn begin(&mut self) {
-        self.piece = PromptString::Opening(0);
+        self.string = PromptString::Opening(0);
     }
 
-    /// More of the piece.
+    /// Adds text to the string.
     pub(super) fn push(&mut self, mut text: &str) {
-        if let PromptString::Opening(seen) = self.piece {
+        if let PromptString::Opening(seen) = self.string {
             let same = DATA_URL[seen..].bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
             text = &text[same..];
             match seen + same {
-                seen if seen == DATA_URL.len() => self.piece = PromptString::Data,
-                seen if text.is_empty() => self.piece = PromptString::Opening(seen),
+                seen if seen == DATA_URL.len() => self.string = PromptString::Data,
+                seen if text.is_empty() => self.string = PromptString::Opening(seen),
                 seen => self.settle(seen),
             }
         }
-        if self.piece == PromptString::Text {
+        if self.string == PromptString::Text {
             self.keep(text);
         }
     }
 
-    /// The piece is text after all, and it begins with what was seen of it.
+    /// Decides that the string is text, and adds what was seen of it.
     fn settle(&mut self, seen: usize) {
-        self.piece = PromptString::Text;
+        self.string = PromptString::Text;
         if self.len > 0 {
             self.kept.push("\n");
         }
         self.keep(&DATA_URL[..seen]);
     }
 
-    /// The piece is over.
+    /// Ends the string.
     pub(super) fn end(&mut self) {
-        if let PromptString::Opening(seen @ 1..) = self.piece {
+        if let PromptString::Opening(seen @ 1..) = self.string {
             self.settle(seen);
         }
     }

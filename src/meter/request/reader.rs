@@ -4,21 +4,21 @@ use super::bounded_string::BoundedString;
 use super::json_string::{JsonString, Malformed};
 use super::prompt::Prompt;
 
-/// Longer names of models are cut: nobody sends them.
+/// The longest name of a model that is kept, in bytes. Nobody sends longer ones.
 pub(super) const MAX_WORD: usize = 256;
 
-/// What lies deeper is passed over: nobody nests prompts like that.
+/// The deepest level that is read. Nobody nests prompts deeper.
 pub(super) const MAX_DEPTH: usize = 128;
 
-/// Reads a request's JSON body as it goes by: its model, whether it asks for a stream, its prompt.
+/// Reads a request's JSON body as it goes by: its model, whether it asks for a stream, and its prompt.
 #[derive(Debug)]
 pub(crate) struct RequestReader {
     state: ParserState,
-    /// The objects and arrays around, as far as they may hold text.
+    /// The enclosing objects and arrays, as far as they may hold text.
     levels: Vec<Nesting>,
     /// What the current top-level member is.
     member: TopMember,
-    /// Whether the current key is one of text.
+    /// Whether a string under the current key is text.
     is_text: bool,
     string: JsonString,
     /// The current key, model or scalar.
@@ -33,7 +33,7 @@ pub(crate) struct RequestReader {
 pub(crate) struct RequestFacts {
     pub(crate) model: Option<Box<str>>,
     pub(crate) stream: Option<bool>,
-    /// The prompt's text, as far as it was to be kept.
+    /// The prompt's text, as much of it as was kept.
     pub(crate) prompt: Box<str>,
     /// The length of the whole prompt's text, in Unicode scalar values.
     pub(crate) prompt_len: u64,
@@ -52,15 +52,15 @@ enum ParserState {
     Next,
     String(StringRole),
     Scalar,
-    /// In so many objects and arrays that do not count.
+    /// In this many objects and arrays that do not count.
     Skip(u32),
-    /// In a string of theirs.
+    /// In a string inside them.
     SkipString(u32),
-    /// At the end, or where it is no JSON.
+    /// At the end, or after something that is not JSON.
     Done,
 }
 
-/// What a string is.
+/// What a string is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StringRole {
     Key,
@@ -72,7 +72,7 @@ enum StringRole {
 #[derive(Clone, Copy, Debug)]
 enum Nesting {
     Object,
-    /// With what it says of its strings.
+    /// An array, and whether strings in it are text.
     Array {
         is_text: bool,
     },
@@ -86,7 +86,7 @@ enum TopMember {
     Other,
 }
 
-/// Whether a top-level member holds the prompt, or a part of it.
+/// Whether a top-level member holds the prompt or a part of it.
 pub(super) fn is_prompt(key: &str) -> bool {
     matches!(
         key,
@@ -104,7 +104,7 @@ pub(super) fn is_prompt(key: &str) -> bool {
     )
 }
 
-/// Whether a string under this key is text, inside the prompt.
+/// Whether a string under this key, inside the prompt, is text.
 pub(super) fn is_text(key: &str) -> bool {
     matches!(
         key,
@@ -125,7 +125,7 @@ pub(super) fn is_text(key: &str) -> bool {
 // === impl RequestReader ===
 
 impl RequestReader {
-    /// Keeps at most `max` bytes of the prompt, and a small constant of all else.
+    /// Makes a reader that keeps at most `max` bytes of the prompt, and a small constant beside it.
     pub(crate) fn new(max: usize) -> Self {
         Self {
             state: ParserState::Start,
@@ -140,7 +140,7 @@ impl RequestReader {
         }
     }
 
-    /// Reads the next bytes of the body, cut anywhere.
+    /// Reads the next bytes of the body, which may be cut anywhere.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && self.state != ParserState::Done {
             match self.step(bytes) {
@@ -150,13 +150,13 @@ impl RequestReader {
         }
     }
 
-    /// Bytes that it holds.
+    /// The bytes that the reader holds.
     pub(crate) fn held(&self) -> usize {
         let model = self.model.as_ref().map_or(0, |model| model.len());
         self.levels.capacity() * size_of::<Nesting>() + self.word.held() + model + self.prompt.held()
     }
 
-    /// What was found so far.
+    /// What has been found so far.
     pub(crate) fn facts(&self) -> RequestFacts {
         RequestFacts {
             model: self.model.clone(),
@@ -188,7 +188,7 @@ impl RequestReader {
                 if !bytes[0].is_ascii_whitespace() {
                     self.structure(bytes[0])?;
                 }
-                // A scalar begins with the byte that shows that it is one.
+                // A scalar starts with the byte that shows it.
                 Ok(usize::from(self.state != ParserState::Scalar))
             }
         }
@@ -316,7 +316,7 @@ impl RequestReader {
         Ok(len)
     }
 
-    /// Passes over objects and arrays, up to the next string in them or to their end.
+    /// Skips objects and arrays, up to the next string in them or to their end.
     fn skip(&mut self, mut depth: u32, bytes: &[u8]) -> usize {
         for (at, byte) in bytes.iter().enumerate() {
             match byte {
@@ -325,7 +325,7 @@ impl RequestReader {
                     self.state = ParserState::SkipString(depth);
                     return at + 1;
                 }
-                // So many cannot come: four gibibytes of brackets.
+                // Never saturates: that would take four gibibytes of brackets.
                 b'{' | b'[' => depth = depth.saturating_add(1),
                 b'}' | b']' if depth == 1 => {
                     self.state = ParserState::Next;

@@ -23,12 +23,12 @@ fn read_json(body: &Value) -> RequestFacts {
     read(body.to_string().as_bytes())
 }
 
-fn facts(model: &str, stream: Option<bool>, pieces: &[&str]) -> RequestFacts {
+fn facts(model: &str, stream: Option<bool>, strings: &[&str]) -> RequestFacts {
     RequestFacts {
         model: Some(model.into()),
         stream,
-        prompt: pieces.join("\n").into(),
-        prompt_len: pieces.iter().map(|piece| piece.chars().count() as u64).sum(),
+        prompt: strings.join("\n").into(),
+        prompt_len: strings.iter().map(|string| string.chars().count() as u64).sum(),
     }
 }
 
@@ -54,8 +54,8 @@ fn openai_chat_with_tools_and_an_image() {
         "stream": true,
         "model": "gpt-4o-mini",
     });
-    let pieces = ["Be brief.", "What is this?", "{\"at\":\"cat\"}", "a cat"];
-    assert_eq!(read_json(&body), facts("gpt-4o-mini", Some(true), &pieces));
+    let strings = ["Be brief.", "What is this?", "{\"at\":\"cat\"}", "a cat"];
+    assert_eq!(read_json(&body), facts("gpt-4o-mini", Some(true), &strings));
 }
 
 #[test]
@@ -104,8 +104,8 @@ fn anthropic_messages() {
         "model": "claude-sonnet-4",
         "stream": true,
     });
-    let pieces = ["Be kind.", "What?", "Hm.", "rain"];
-    assert_eq!(read_json(&body), facts("claude-sonnet-4", Some(true), &pieces));
+    let strings = ["Be kind.", "What?", "Hm.", "rain"];
+    assert_eq!(read_json(&body), facts("claude-sonnet-4", Some(true), &strings));
     let plain =
         json!({"system": "Be kind.", "messages": [{"role": "user", "content": "Hi"}], "model": "claude"});
     assert_eq!(read_json(&plain), facts("claude", None, &["Be kind.", "Hi"]));
@@ -143,8 +143,8 @@ fn cohere_in_both_versions() {
         "model": "command-r", "preamble": "Be brief.", "message": "And now?", "stream": true,
         "chat_history": [{"role": "USER", "message": "Hello"}, {"role": "CHATBOT", "message": "Hi"}],
     });
-    let pieces = ["Be brief.", "And now?", "Hello", "Hi"];
-    assert_eq!(read_json(&v1), facts("command-r", Some(true), &pieces));
+    let strings = ["Be brief.", "And now?", "Hello", "Hi"];
+    assert_eq!(read_json(&v1), facts("command-r", Some(true), &strings));
     let v2 = json!({"model": "command-a", "messages": [{"role": "user", "content": "Hello"}]});
     assert_eq!(read_json(&v2), facts("command-a", None, &["Hello"]));
 }
@@ -168,13 +168,13 @@ fn the_last_model_wins_and_none_deeper_counts() {
 }
 
 #[test]
-fn a_long_model_is_cut_where_a_character_ends() {
+fn long_model_is_cut_at_a_character() {
     let body = json!({"model": format!("{}é-and-more", "m".repeat(MAX_WORD - 1))});
     assert_eq!(read_json(&body).model.as_deref(), Some("m".repeat(MAX_WORD - 1).as_str()));
 }
 
 #[test]
-fn keys_inside_strings_and_escaped_keys_are_told_apart() {
+fn keys_in_strings_and_escaped_keys_differ() {
     let body = br#"{"user":"\",\"model\":\"x","\u006dodel":"y","prompt":"say \"stream\":true \\"}"#;
     assert_eq!(read(body), facts("y", None, &["say \"stream\":true \\"]));
 }
@@ -189,7 +189,7 @@ fn half_a_surrogate_pair_is_one_replacement_character() {
 }
 
 #[test]
-fn text_that_only_begins_as_a_data_url_is_text() {
+fn partial_data_url_is_text() {
     let body = json!({"prompt": ["data", "data:image/png;base64,AA", "dat", "", "date: now", "da\u{301}"]});
     let expected = facts("", None, &["data", "dat", "date: now", "da\u{301}"]);
     for size in 1..20 {
@@ -199,7 +199,7 @@ fn text_that_only_begins_as_a_data_url_is_text() {
 }
 
 #[test]
-fn where_it_stops_being_json_what_was_found_stays() {
+fn malformed_rest_keeps_what_was_found() {
     for rest in
         ["]", "\"x\"", "\"prompt\":,", "\"prompt\":\"\\x\"", "\"prompt\":\"\\u12g4\"", "\"a\" 1", "\"a\":#"]
     {
@@ -225,7 +225,7 @@ fn a_cut_request_tells_what_came() {
 // Bounds.
 
 #[test]
-fn the_prompt_is_kept_up_to_the_limit_and_counted_beyond() {
+fn prompt_beyond_limit_is_counted_only() {
     let text = "0123456789é".repeat(10_000);
     let body = json!({"messages": [{"content": text}, {"content": "more"}], "model": "m"}).to_string();
     for max in [0, 1, 10, 11, 12, 1000, 65_537] {
@@ -261,26 +261,26 @@ fn walked(body: &Value, max: usize) -> RequestFacts {
     let Value::Object(body) = body else {
         return RequestFacts::default();
     };
-    let mut pieces = Vec::new();
+    let mut strings = Vec::new();
     for (key, value) in body.iter().filter(|(key, _)| is_prompt(key)) {
-        walk(value, is_text(key), &mut pieces);
+        walk(value, is_text(key), &mut strings);
     }
-    let prompt = pieces.join("\n");
+    let prompt = strings.join("\n");
     let model = body.get("model").and_then(Value::as_str).filter(|model| !model.is_empty());
     RequestFacts {
         model: model.map(|model| model[..model.floor_char_boundary(MAX_WORD)].into()),
         stream: body.get("stream").and_then(Value::as_bool),
         prompt: prompt[..prompt.floor_char_boundary(max)].into(),
-        prompt_len: pieces.iter().map(|piece| piece.chars().count() as u64).sum(),
+        prompt_len: strings.iter().map(|string| string.chars().count() as u64).sum(),
     }
 }
 
-fn walk<'a>(value: &'a Value, counts: bool, pieces: &mut Vec<&'a str>) {
+fn walk<'a>(value: &'a Value, counts: bool, strings: &mut Vec<&'a str>) {
     match value {
-        Value::String(text) if counts && !text.is_empty() && !text.starts_with("data:") => pieces.push(text),
-        Value::Array(values) => values.iter().for_each(|value| walk(value, counts, pieces)),
+        Value::String(text) if counts && !text.is_empty() && !text.starts_with("data:") => strings.push(text),
+        Value::Array(values) => values.iter().for_each(|value| walk(value, counts, strings)),
         Value::Object(members) => {
-            members.iter().for_each(|(key, value)| walk(value, is_text(key), pieces));
+            members.iter().for_each(|(key, value)| walk(value, is_text(key), strings));
         }
         _ => {}
     }
@@ -386,7 +386,7 @@ fn objects(inner: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> 
 
 proptest! {
     #[test]
-    fn facts_are_those_of_a_walk_over_the_whole_value(
+    fn facts_match_a_walk_over_the_value(
         body in objects(values()),
         choices in prop::collection::vec(any::<u8>(), 0..400),
         sizes in prop::collection::vec(1..40usize, 1..20),

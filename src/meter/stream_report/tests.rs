@@ -53,7 +53,7 @@ fn output_is_what_all_choices_say() {
 }
 
 #[test]
-fn output_is_scaled_up_where_not_all_text_was_kept() {
+fn output_scales_up_from_kept_text() {
     let found = found(TextPolicy::Keep(6), |report| {
         report.text(0, "four");
         report.text(1, "and more, and more");
@@ -64,7 +64,7 @@ fn output_is_scaled_up_where_not_all_text_was_kept() {
 }
 
 #[test]
-fn output_that_was_only_counted_is_a_token_for_four_characters() {
+fn counted_output_is_a_token_per_four_characters() {
     let counted = found(TextPolicy::Count, |report| report.text(0, "nine char"));
     assert_eq!(output(&counted, &OneEach), Some(3));
     let none_fits = found(TextPolicy::Keep(1), |report| report.text(0, "é"));
@@ -72,7 +72,7 @@ fn output_that_was_only_counted_is_a_token_for_four_characters() {
 }
 
 #[test]
-fn what_is_no_text_is_output_too() {
+fn hidden_output_is_estimated_too() {
     let found = found(TextPolicy::Keep(100), |report| {
         report.reasoning("hm hm");
         report.tool_call("{}");
@@ -83,7 +83,7 @@ fn what_is_no_text_is_output_too() {
 }
 
 #[test]
-fn no_output_is_zero_only_where_the_stream_was_read() {
+fn no_output_is_zero_in_read_streams_only() {
     let nothing = |write: fn(&mut ReportBuilder)| output(&found(TextPolicy::Keep(100), write), &OneEach);
     assert_eq!(nothing(|report| report.event(1)), Some(0));
     assert_eq!(nothing(|report| report.protocol(Protocol::OpenAiChat)), Some(0));
@@ -96,7 +96,7 @@ fn no_output_is_zero_only_where_the_stream_was_read() {
 }
 
 #[test]
-fn texts_that_were_not_looked_at_are_not_estimated() {
+fn skipped_texts_are_not_estimated() {
     let skipped = found(TextPolicy::Skip, |report| {
         report.event(1);
         report.text(0, "text");
@@ -123,10 +123,10 @@ fn the_model_is_the_responses_else_the_requests() {
     let path = |report: &mut ReportBuilder| report.request_model("path");
     let both = |report: &mut ReportBuilder| {
         report.request_model("path");
-        report.model("answer");
+        report.model("response");
     };
     let policy = TextPolicy::Count;
-    assert_eq!(found_with(policy, body(), both).model(), Some("answer"));
+    assert_eq!(found_with(policy, body(), both).model(), Some("response"));
     assert_eq!(found_with(policy, body(), path).model(), Some("body"));
     assert_eq!(found_with(policy, Some(asked(None, "p", 1)), path).model(), Some("path"));
     assert_eq!(found_with(policy, None, |_| {}).model(), None);
