@@ -24,8 +24,6 @@ pub enum StreamError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// An accumulator was appended to that a pipeline writes.
-    NotTheWriter,
     /// A reader that was to be waited for fell too far behind. Chunks.
     #[non_exhaustive]
     Backpressure {
@@ -182,9 +180,6 @@ impl fmt::Display for StreamError {
         match self {
             Self::ContentTooLarge { limit } => {
                 write!(f, "content exceeds the capture limit of {limit} bytes")
-            }
-            Self::NotTheWriter => {
-                f.write_str("a pipeline writes this accumulator: use `StreamPipeline::push`")
             }
             Self::Backpressure { lag, limit } => {
                 write!(f, "a reader is {lag} chunks behind, of at most {limit}")

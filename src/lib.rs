@@ -119,12 +119,11 @@ mod meter;
 mod stream;
 
 pub use self::accumulator::{
-    Capture, Content, ContentAccumulator, ContentReader, ContentWriter, StreamChunk,
+    AppendError, Capture, Content, ContentAccumulator, ContentReader, ContentWriter, MemoryBudget, StreamChunk,
 };
 pub use self::http::admission::WhenFull;
 pub use self::stream::backpressure::BackpressureStrategy;
 pub use self::http::body::AccumulatorBody;
-pub use self::accumulator::budget::MemoryBudget;
 pub use self::http::builder::Builder;
 pub use self::delivery::{Audit, DeadLetter, HookAudit, ShutdownReport};
 pub use self::error::{BoxError, ConfigError, StreamError};

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use crate::accumulator::budget::MemoryBudget;
+use crate::accumulator::MemoryBudget;
 use crate::stream::outcome::Outcome;
 
 /// The state of a layer's accounts: what came in, what was settled, what was delivered.

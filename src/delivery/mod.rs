@@ -34,7 +34,7 @@ pub(crate) use self::queue::OnDeadLetter;
 use self::queue::{Lane, Rules};
 pub use self::shutdown::ShutdownReport;
 use self::watchdog::Watchdog;
-use crate::accumulator::budget::MemoryBudget;
+use crate::accumulator::MemoryBudget;
 use crate::delivery::hook::ErasedHook;
 use crate::id::StreamId;
 use crate::stream::limits::TimeLimits;

@@ -8,7 +8,7 @@ use http::request::Parts;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
 use crate::http::body::{Check, OnChunk, Tee};
-use crate::accumulator::budget::Mark;
+use crate::accumulator::Mark;
 use crate::delivery::Dispatcher;
 use crate::stream::settle::{self, Guard};
 use crate::id::StreamId;

@@ -24,7 +24,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::accumulator::CaptureWriter;
+use crate::accumulator::BufferWriter;
 use crate::stream::termination::Signal;
 use crate::error::{BoxError, StreamError};
 use crate::stream::throttle::Gate;
@@ -74,7 +74,7 @@ pin_project! {
 /// What the body does with each chunk.
 #[derive(Default)]
 pub(crate) struct Tee {
-    pub(crate) writer: CaptureWriter,
+    pub(crate) writer: BufferWriter,
     /// Whether every frame goes through the gate, not only while there are readers.
     pub(crate) is_paced: bool,
     /// Made when it is needed first.

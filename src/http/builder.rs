@@ -12,11 +12,11 @@ use bytes::Bytes;
 use http::request::Parts;
 use tokio::sync::Semaphore;
 
-use crate::accumulator::{Archivist, Capture, Keeping, Pool};
+use crate::accumulator::{BufferConfig, Capture, Pool, SpillWorker};
 use crate::http::admission::{MakeContext, Shared, WhenFull};
 use crate::stream::backpressure::{BackpressureStrategy, Pressure};
 use crate::http::body::OnChunk;
-use crate::accumulator::budget::MemoryBudget;
+use crate::accumulator::MemoryBudget;
 use crate::delivery::{Config, DeadLetter, Dispatcher, OnDeadLetter};
 use crate::error::ConfigError;
 use crate::delivery::hook::{ErasedHook, ForAll, ForSome, IntoHookResult, StreamHook};
@@ -461,14 +461,17 @@ impl<C: Send + Sync + 'static, R> Builder<C, R> {
 
 impl Flow {
     fn rules(&self, capture: Capture, max_in_flight: usize) -> Result<Rules, ConfigError> {
-        let keeping = Keeping {
+        let pressure = Pressure::new(self.strategy, self.buffer_limit, self.high_water_mark);
+        let keeping = BufferConfig {
             capture,
             pool: Arc::new(Pool::new(self.budget.clone())),
-            pressure: Pressure::new(self.strategy, self.buffer_limit, self.high_water_mark),
-            archivist: self.archivist(max_in_flight)?,
+            buffer_limit: pressure.buffer_limit,
+            drops_oldest: pressure.drops_oldest(),
+            spill: self.spill_worker(max_in_flight)?,
         };
         Ok(Rules {
             keeping: Arc::new(keeping),
+            pressure,
             max_bytes_per_second: self.max_bytes_per_second,
             limits: self.limits,
             meters: self.meters(),
@@ -481,7 +484,7 @@ impl Flow {
         wanted.then(|| Meters { set, request, budget: self.budget.clone() })
     }
 
-    fn archivist(&self, max_in_flight: usize) -> Result<Option<Arc<Archivist>>, ConfigError> {
+    fn spill_worker(&self, max_in_flight: usize) -> Result<Option<Arc<SpillWorker>>, ConfigError> {
         #[cfg(feature = "compression")]
         let compress = self.compress;
         #[cfg(not(feature = "compression"))]
@@ -491,7 +494,7 @@ impl Flow {
             return Ok(None);
         }
         let spill = self.spill_after.map(|after| (after, directory.clone()));
-        Archivist::start(spill, compress, max_in_flight)
+        SpillWorker::start(spill, compress, max_in_flight)
             .map(Some)
             .map_err(|error| ConfigError::SpillDirectory { path: directory, error: error.to_string().into() })
     }

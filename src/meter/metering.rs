@@ -9,7 +9,7 @@ use super::estimate::{self, Estimator};
 use super::request::RequestFacts;
 use super::unpack::Unpacker;
 use super::{Meter, Reading};
-use crate::accumulator::budget::{Mark, MemoryBudget};
+use crate::accumulator::{Mark, MemoryBudget};
 use crate::meter::report::{InBandError, Incomplete, LlmReport};
 use crate::meter::usage::{Usage, UsageBasis};
 

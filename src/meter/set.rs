@@ -11,7 +11,7 @@ use super::detect::{self, Hint};
 use super::estimate::Estimator;
 use super::unpack::Unpacker;
 use super::{Meter, Metering, Reading, TextPolicy};
-use crate::accumulator::budget::MemoryBudget;
+use crate::accumulator::MemoryBudget;
 use crate::meter::report::Protocol;
 
 /// What is known of a response before its body, for the choice of a meter.

@@ -97,6 +97,9 @@ impl Ended<'_> {
         let mut metering = self.pipeline.open_metering()?;
         let mut read = 0;
         for chunk in self.content.timed_chunks() {
+            let Ok(chunk) = chunk.inspect_err(trace::unreadable) else {
+                break;
+            };
             read += chunk.bytes.len() as u64;
             metering.feed(&chunk.bytes, chunk.arrival);
         }

@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
-use crate::accumulator::budget::MemoryBudget;
+use crate::accumulator::MemoryBudget;
 use crate::meter::{Charge, MeterSet, Metering, RequestFacts, RequestReader};
 
 /// What a layer wants to be read.

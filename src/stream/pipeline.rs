@@ -12,9 +12,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::accumulator::{Capture, CaptureWriter, ContentAccumulator, Keeping, Log, Pool};
+use crate::accumulator::{BufferConfig, BufferWriter, Capture, ContentReader, Pool};
 use crate::stream::backpressure::{BackpressureStrategy, Pressure, Step, Throttle};
-use crate::accumulator::budget::MemoryBudget;
+use crate::accumulator::MemoryBudget;
 use crate::delivery::{Config, Dispatcher};
 use crate::stream::termination::Signal;
 use crate::error::StreamError;
@@ -55,13 +55,13 @@ const MOST_AT_ONCE: usize = 64;
 /// use streaming_accumulator::{Outcome, StreamPipeline};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), streaming_accumulator::StreamError> {
+/// # async fn main() -> Result<(), streaming_accumulator::BoxError> {
 /// let pipeline = StreamPipeline::new(64);
 /// pipeline.push(Bytes::from_static(b"hello ")).await?;
 /// pipeline.push(Bytes::from_static(b"world")).await?;
 /// assert!(pipeline.finish(Outcome::Completed));
 ///
-/// assert_eq!(pipeline.accumulator().snapshot().to_bytes(), "hello world");
+/// assert_eq!(pipeline.accumulator().snapshot().to_bytes()?, "hello world");
 /// assert!(pipeline.push(Bytes::from_static(b"!")).await.is_err());
 /// # Ok(())
 /// # }
@@ -87,7 +87,7 @@ pub struct StreamPipelineBuilder {
 
 struct Shared {
     guard: Guard,
-    accumulator: ContentAccumulator,
+    reader: ContentReader,
     token: CancellationToken,
     sender: Sender<Bytes>,
     /// Whoever holds it is the one that moves chunks, and so the only writer of capture and metrics.
@@ -100,7 +100,7 @@ struct Shared {
 
 struct Mover {
     waiting: Receiver<Bytes>,
-    writer: CaptureWriter,
+    writer: BufferWriter,
 }
 
 /// Wakes all producers that wait for readers.
@@ -175,9 +175,9 @@ impl StreamPipeline {
         self.pipeline().metrics()
     }
 
-    /// The accumulator that the chunks end in, for snapshots. Only the pipeline writes it.
-    pub fn accumulator(&self) -> &ContentAccumulator {
-        &self.shared.accumulator
+    /// Reads what the pipeline has accumulated.
+    pub fn accumulator(&self) -> &ContentReader {
+        &self.shared.reader
     }
 
     /// A live reader of this stream's chunks, as [`StreamHandle::tap`] gives one.
@@ -336,19 +336,19 @@ impl StreamPipelineBuilder {
     ) -> StreamPipeline {
         let budget = self.budget.as_ref().unwrap_or(dispatcher.budget());
         let pool = Arc::new(Pool::new(budget.clone()));
-        let log = Arc::new(Log::limited(self.max_size as u64));
+        let reader = ContentReader::new(self.max_size);
         let token = self.token.as_ref().unwrap_or(dispatcher.token());
         let id = StreamId::new();
         let span = trace::stream(id, &self.method, self.uri.path());
         let rules = Arc::new(self.rules(pool));
         let head = RequestHead { method: self.method, uri: self.uri, version: Version::default() };
-        let pipeline = Pipeline::without_head(id, &rules, head, &log, token, span);
+        let pipeline = Pipeline::without_head(id, &rules, head, &reader, token, span);
         let guard = settle::open(dispatcher, pipeline, slot, |_| Some(context));
 
         let (sender, waiting) = flume::bounded(self.buffer_limit);
         let advanced = Arc::new(Advanced::default());
         let shared = Shared {
-            accumulator: ContentAccumulator::written(log),
+            reader,
             token: guard.handle().cancellation_token(),
             sender,
             mover: Mutex::new(Mover { waiting, writer: guard.pipeline().writer() }),
@@ -363,9 +363,11 @@ impl StreamPipelineBuilder {
     fn rules(&self, pool: Arc<Pool>) -> Rules {
         let capture = Capture::all(self.max_size);
         let pressure = Pressure::new(self.strategy, self.buffer_limit, self.high_water_mark);
-        let keeping = Keeping { capture, pool, pressure, archivist: None };
+        let keeping =
+            BufferConfig::in_memory(capture, pool, pressure.buffer_limit, pressure.drops_oldest());
         Rules {
             keeping: Arc::new(keeping),
+            pressure,
             max_bytes_per_second: None,
             limits: TimeLimits::default(),
             meters: None,
@@ -539,7 +541,7 @@ mod tests {
         assert!(pipeline.finish(Outcome::Completed));
 
         let mut next = [0; PRODUCERS as usize];
-        for chunk in pipeline.accumulator().snapshot().chunks() {
+        for chunk in pipeline.accumulator().snapshot().chunks().map(Result::unwrap) {
             let n = u32::from_le_bytes(chunk[1..].try_into().unwrap());
             assert_eq!(n, next[chunk[0] as usize]);
             next[chunk[0] as usize] += 1;
@@ -566,7 +568,7 @@ mod tests {
         pipeline.shared.move_all();
         assert!(third.is_woken());
         assert_eq!(third.await, Ok(()));
-        assert_eq!(pipeline.accumulator().snapshot().to_bytes(), "xxy");
+        assert_eq!(pipeline.accumulator().snapshot().to_bytes().unwrap(), "xxy");
 
         let stuck = pipeline.shared.mover.lock().unwrap();
         for _ in 0..2 {
@@ -578,7 +580,7 @@ mod tests {
         assert!(pipeline.finish(Outcome::Cancelled));
         assert!(waiting.is_woken());
         assert_eq!(waiting.await, Ok(()), "it was taken while it waited");
-        assert_eq!(pipeline.accumulator().snapshot().to_bytes(), "xxyxxy");
+        assert_eq!(pipeline.accumulator().snapshot().to_bytes().unwrap(), "xxyxxy");
         assert!(pipeline.push(Bytes::from_static(b"!")).await.is_err());
     }
 
@@ -622,6 +624,6 @@ mod tests {
         assert_eq!(pipeline.metrics().bytes(), 9);
         assert!(pipeline.metrics().elapsed() < Duration::from_secs(3600));
         let content = pipeline.accumulator().snapshot();
-        assert_eq!((content.to_bytes(), content.is_truncated()), (Bytes::from_static(b"abc"), true));
+        assert_eq!((content.to_bytes().unwrap(), content.is_truncated()), (Bytes::from_static(b"abc"), true));
     }
 }

@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::accumulator::{CaptureWriter, Capturing, Content, Keeping, Log};
+use crate::accumulator::{BufferConfig, BufferWriter, Content, ContentReader, StreamBuffer};
 use crate::stream::backpressure::Pressure;
 use crate::stream::termination::{Facts, Signal};
 use crate::error::StreamError;
@@ -34,7 +34,7 @@ pub(crate) struct Pipeline {
     rules: Arc<Rules>,
     request: RequestHead,
     metrics: StreamMetrics,
-    capture: Capturing,
+    capture: StreamBuffer,
     metered: Metered,
     head: OnceLock<ResponseHead>,
     stage: AtomicU8,
@@ -56,7 +56,8 @@ pub(crate) struct Pipeline {
 /// What the streams of one layer have in common.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    pub(crate) keeping: Arc<Keeping>,
+    pub(crate) keeping: Arc<BufferConfig>,
+    pub(crate) pressure: Pressure,
     pub(crate) max_bytes_per_second: Option<u64>,
     pub(crate) limits: TimeLimits,
     /// None where nothing is metered.
@@ -153,7 +154,7 @@ impl Pipeline {
             rules: Arc::clone(rules),
             request,
             metrics: StreamMetrics::start(),
-            capture: Capturing::new(&rules.keeping),
+            capture: StreamBuffer::new(&rules.keeping),
             metered: Metered::default(),
             head: OnceLock::new(),
             stage: AtomicU8::new(0),
@@ -169,16 +170,16 @@ impl Pipeline {
         }
     }
 
-    /// A stream that is no response: it has begun, and its content goes to `log`.
+    /// A stream that is no response: it has begun, and its content goes to `reader`.
     pub(crate) fn without_head(
         id: StreamId,
         rules: &Arc<Rules>,
         request: RequestHead,
-        log: &Arc<Log>,
+        reader: &ContentReader,
         token: &CancellationToken,
         span: Span,
     ) -> Self {
-        let capture = Capturing::into(&rules.keeping, log);
+        let capture = StreamBuffer::with_reader(&rules.keeping, reader);
         let stage = AtomicU8::new(Stage::HEADLESS.0 | Stage::POLLED.0);
         Self { capture, stage, ..Self::new(id, rules, request, token, span) }
     }
@@ -292,7 +293,7 @@ impl Pipeline {
     }
 
     pub(crate) fn pressure(&self) -> &Pressure {
-        &self.rules.keeping.pressure
+        &self.rules.pressure
     }
 
     /// When the stream opened, where that is needed.
@@ -300,7 +301,7 @@ impl Pipeline {
         self.opened
     }
 
-    pub(crate) fn capture(&self) -> &Capturing {
+    pub(crate) fn capture(&self) -> &StreamBuffer {
         &self.capture
     }
 
@@ -311,7 +312,7 @@ impl Pipeline {
 
     /// Chunks that the slowest reader that is waited for has not read, or that are not spilled yet; exact
     /// from the mark on. Has `waker` woken when the file comes nearer.
-    pub(crate) fn lag(&self, writer: &CaptureWriter, waker: &Waker) -> u64 {
+    pub(crate) fn lag(&self, writer: &BufferWriter, waker: &Waker) -> u64 {
         let spill = self.capture.spill_lag(writer, self.pressure().high_water, waker);
         spill.max(self.readers_lag(writer.chunks()))
     }
@@ -322,14 +323,14 @@ impl Pipeline {
     }
 
     /// The writing end of the capture, for the body.
-    pub(crate) fn writer(&self) -> CaptureWriter {
+    pub(crate) fn writer(&self) -> BufferWriter {
         self.capture.writer()
     }
 
     /// Keeps and counts a chunk that goes on to whoever polls. Returns the time of it, by the metrics' clock;
     /// an empty frame is no chunk.
     #[inline]
-    pub(crate) fn record_chunk(&self, writer: &mut CaptureWriter, chunk: &Bytes) -> Option<u64> {
+    pub(crate) fn record_chunk(&self, writer: &mut BufferWriter, chunk: &Bytes) -> Option<u64> {
         if chunk.is_empty() {
             self.metrics.record_other();
             return None;
@@ -367,9 +368,7 @@ impl Pipeline {
 
     /// What is kept so far.
     pub(crate) fn snapshot(&self) -> Content {
-        // The count is read first: the content is then at least as new.
-        let pulled = self.metrics.bytes();
-        self.capture.snapshot(pulled)
+        self.capture.snapshot(self.metrics.bytes())
     }
 
     /// The facts as they stand, for [`decide`](crate::stream::termination::decide).
@@ -404,7 +403,7 @@ impl Pipeline {
     pub(crate) fn set_outcome(&self, outcome: &Outcome) {
         // A stream is settled once.
         let _ = self.outcome.set(outcome.clone());
-        self.capture.complete();
+        self.capture.complete(self.metrics.bytes());
         if let Some(watch) = self.watch.get() {
             watch.close();
         }

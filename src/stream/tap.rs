@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::task::coop;
 
-use crate::accumulator::{Read, Reader, StreamChunk};
+use crate::accumulator::{BufferReader, ReadStep, StreamChunk};
 use crate::stream::outcome::Outcome;
 use crate::stream::state::{Pipeline, StreamHandle};
 use crate::stream::notify::{Position, Sleeper, Watch};
@@ -83,7 +83,7 @@ pub struct WorkGroup {
 struct Feed {
     pipeline: Arc<Pipeline>,
     watch: Arc<Watch>,
-    reader: Reader,
+    reader: BufferReader,
     position: Option<Arc<Position>>,
     missed: u64,
 }
@@ -231,7 +231,7 @@ impl Feed {
         watch.count(true, |watched| pipeline.capture().set_watched(watched));
         let chunks = pipeline.metrics().chunks();
         watch.start_relay();
-        let reader = Reader::new(pipeline.capture(), chunks);
+        let reader = BufferReader::new(pipeline.capture(), chunks);
         Self { pipeline: Arc::clone(pipeline), watch, reader, position: None, missed: 0 }
     }
 
@@ -253,10 +253,10 @@ impl Feed {
         }
         let next = loop {
             match self.reader.read(capture) {
-                Read::Chunk(chunk) => break Next::Chunk(chunk),
-                Read::Missed(chunks) => self.missed += chunks,
-                Read::Nothing if ended => break Next::End,
-                Read::Nothing => break Next::Nothing,
+                ReadStep::Chunk(chunk) => break Next::Chunk(chunk),
+                ReadStep::Missed(chunks) => self.missed += chunks,
+                ReadStep::Nothing if ended => break Next::End,
+                ReadStep::Nothing => break Next::Nothing,
             }
         };
         if let Some(position) = &self.position {

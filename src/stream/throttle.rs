@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::accumulator::CaptureWriter;
+use crate::accumulator::BufferWriter;
 use crate::stream::backpressure::{Step, Throttle};
 use crate::error::StreamError;
 use crate::stream::state::{Pipeline, Stage};
@@ -65,7 +65,7 @@ impl Gate {
         &mut self,
         cx: &mut Context<'_>,
         pipeline: &Pipeline,
-        writer: &CaptureWriter,
+        writer: &BufferWriter,
     ) -> Poll<Result<(), StreamError>> {
         if self.poll_pace(cx).is_pending() {
             pipeline.set_gated(true);
@@ -115,7 +115,7 @@ impl Gate {
         &mut self,
         cx: &mut Context<'_>,
         pipeline: &Pipeline,
-        writer: &CaptureWriter,
+        writer: &BufferWriter,
     ) -> Poll<Result<(), StreamError>> {
         let pressure = pipeline.pressure();
         if pressure.drops_oldest() {

@@ -78,14 +78,6 @@ pub(crate) fn unreadable(error: &std::io::Error) {
     let _ = error;
 }
 
-/// Content could not be spilled: the capture ends there.
-pub(crate) fn spill_failed(error: &str) {
-    #[cfg(feature = "tracing")]
-    tracing::error!(error, "cannot spill: the capture is truncated");
-    #[cfg(not(feature = "tracing"))]
-    let _ = error;
-}
-
 /// A callback of the user's panicked; what it was meant to do did not happen.
 pub(crate) fn callback_panicked(span: Option<&Span>, callback: &str) {
     #[cfg(feature = "tracing")]

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::accumulator::budget::MemoryBudget;
+use crate::accumulator::MemoryBudget;
 use crate::meter::report::{Incomplete, Protocol};
 use crate::meter::{Meter, Metering, Reading, RequestFacts, TextPolicy};
 use crate::meter::usage::{Usage, UsageBasis};
