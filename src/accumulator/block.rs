@@ -5,72 +5,56 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use once_cell::sync::Lazy;
 
+use super::budget::Mark;
+use super::layout::{BY_REFERENCE, ChunkHeader, Claim, words_of};
 use super::link::Link;
-use super::pool::{self, Pool};
-use super::words::{self, AtomicU64, Words};
+use super::pool::{self, SizeClassPool};
+use super::raw::{self, AtomicU64, Words};
 
-/// Chunks of at least this many bytes are kept by reference, smaller ones are copied.
-///
-/// A reference costs the same whatever the size, but pins the buffer that the chunk was cut from; a copy
-/// costs its bytes. From about 1 KiB on the copy alone takes longer than a lock-free queue takes for a
-/// reference (`cargo bench --bench accumulator`).
-pub(super) const BY_REFERENCE: usize = 1024;
+/// A pool of blocks.
+pub(crate) type Pool = SizeClassPool<Block>;
 
 /// A block of the log. See the invariants in the [module](super).
 #[derive(Debug)]
-pub(super) struct Block {
-    place: Place,
+pub(crate) struct Block {
+    origin: Origin,
     words: Words,
-    tail: AtomicU64,
+    claim: AtomicU64,
     has_references: AtomicBool,
-    next: Link,
-    /// Where it goes in the end.
+    next: Link<Block>,
+    /// The pool that it goes back to.
     pool: Option<Arc<Pool>>,
 }
 
 /// Where in its log a block stands.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Place {
-    /// Bytes of content before it.
+pub(super) struct Origin {
+    /// The position of its first byte in the stream.
     pub(super) base: u64,
     /// Chunks before it.
     pub(super) first: u64,
-    /// Bytes of content that it takes.
+    /// The most bytes of content that it takes.
     pub(super) room: u64,
 }
 
-/// How much of a block is claimed: one word, so that one exchange claims it all.
-///
-/// Bits: 0–33 bytes of content, 34–47 words, 48–61 chunks, 63 closed.
+/// Where a reader stands in a block: the word of the next header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tail(u64);
+pub(super) struct Cursor(usize);
 
-/// A chunk's header: bit 0 published, bit 1 by reference, 2–24 the length of a copied chunk, the rest its
-/// arrival in units of 1,024 ns, which are enough for 6 days.
-#[derive(Clone, Copy)]
-struct Header(u64);
-
-/// Where a reader stands in a block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Cursor {
-    word: usize,
-    /// Chunks before it in this block.
-    pub(super) chunks: u64,
-}
-
-/// What a reader found at its cursor.
+/// What stands at a cursor.
 pub(super) enum Entry<'a> {
-    Chunk(Found<'a>),
-    /// The block ends here and another follows.
-    Next(&'a Link),
+    Chunk(ChunkRef<'a>),
+    /// The block ends here, and another one follows.
+    Next(&'a Link<Block>),
     /// Nothing more is published yet.
     End,
 }
 
 /// A published chunk. Only [`Block::read`] makes one.
-pub(super) struct Found<'a> {
-    header: Header,
+pub(super) struct ChunkRef<'a> {
+    header: ChunkHeader,
     words: &'a [AtomicU64],
 }
 
@@ -81,209 +65,214 @@ pub(super) struct Chain(Option<Arc<Block>>);
 // === impl Block ===
 
 impl Block {
-    /// A block of no log.
+    /// A block that belongs to no log.
     pub(super) fn new(bytes: usize) -> Self {
-        Self::with(words::zeroed(bytes))
+        Self::with(raw::zeroed(bytes))
     }
 
     fn with(words: Words) -> Self {
         Self {
-            place: Place::default(),
+            origin: Origin::default(),
             words,
-            tail: AtomicU64::new(0),
+            claim: AtomicU64::new(0),
             has_references: AtomicBool::new(false),
             next: Link::new(),
             pool: None,
         }
     }
 
-    /// Puts it where it is to stand. With the words of an earlier log it is for a lone writer only.
-    pub(super) fn place(&mut self, place: Place, pool: Option<Arc<Pool>>) {
-        self.place = Place { room: place.room.min(Tail::BYTES), ..place };
+    /// Gives the block its place in a log. If its words were used before, the log must have a lone writer.
+    pub(super) fn place(&mut self, origin: Origin, pool: Option<Arc<Pool>>) {
+        self.origin = Origin { room: origin.room.min(Claim::MAX_BYTES), ..origin };
         self.pool = pool;
     }
 
-    /// Bytes that a block needs at least to take a chunk of `len` bytes.
+    /// Bytes that a block must have to take a chunk of `len` bytes.
     pub(super) fn needed(len: usize) -> usize {
         words_of(len) * 8
     }
 
-    /// Bytes that its words take.
+    /// Bytes of its words.
     pub(super) fn capacity(&self) -> usize {
         self.words.len() * 8
     }
 
-    /// Bytes of content in the log before this block.
+    /// The position of its first byte in the stream.
     pub(super) fn base(&self) -> u64 {
-        self.place.base
+        self.origin.base
     }
 
     /// Chunks in the log before this block.
     pub(super) fn first(&self) -> u64 {
-        self.place.first
+        self.origin.first
     }
 
-    /// Bytes and chunks in the log up to what is claimed of this block.
+    /// The position in the stream, and the chunks in the log, up to what is claimed of this block.
     pub(super) fn end(&self) -> (u64, u64) {
-        self.end_at(self.tail(Ordering::Acquire))
+        self.end_of(self.claimed(Ordering::Acquire))
     }
 
-    /// As [`end`](Self::end), for whoever knows the tail.
-    pub(super) fn end_at(&self, tail: Tail) -> (u64, u64) {
-        (self.place.base + tail.bytes(), self.place.first + tail.chunks())
+    /// As [`end`](Self::end), for a caller that knows the claim.
+    pub(super) fn end_of(&self, claim: Claim) -> (u64, u64) {
+        (self.origin.base + claim.bytes(), self.origin.first + claim.chunks())
     }
 
-    pub(super) fn next(&self) -> &Link {
+    pub(super) fn next(&self) -> &Link<Block> {
         &self.next
     }
 
     /// The last block of the chain that `first` begins.
-    pub(super) fn last(first: &Arc<Self>) -> Arc<Self> {
-        let mut last = Arc::clone(first);
-        while let Some(next) = last.next.cloned() {
+    pub(super) fn last(first: &Arc<Self>) -> &Self {
+        let mut last = &**first;
+        while let Some(next) = last.next.get() {
             last = next;
         }
         last
     }
 
-    /// Whether the words of a chunk of `len` bytes still fit, whatever its room says.
+    /// Whether a chunk of `len` bytes still fits into the words, whatever the room allows.
     pub(super) fn has_words_for(&self, len: usize) -> bool {
-        let tail = self.tail(Ordering::Acquire);
-        !tail.is_closed() && tail.words() + words_of(len) <= self.words.len()
+        let claim = self.claimed(Ordering::Acquire);
+        !claim.is_closed() && claim.words() + words_of(len) <= self.words.len()
     }
 
-    /// The tail with a chunk of `len` bytes in it, if that fits.
+    /// `claim` with a chunk of `len` bytes, if that fits.
     #[inline]
-    fn claim(&self, tail: Tail, len: usize) -> Option<Tail> {
-        // Looked at first, because no more than the room fits into a tail's bits.
-        if len as u64 > self.place.room - tail.bytes() || tail.is_closed() {
+    fn extended(&self, claim: Claim, len: usize) -> Option<Claim> {
+        // Checked first, because no more than the room fits into the bits of a claim.
+        if len as u64 > self.origin.room - claim.bytes() || claim.is_closed() {
             return None;
         }
-        let claim = tail.with(len);
+        let claim = claim.with(len);
         (claim.words() <= self.words.len()).then_some(claim)
     }
 
-    /// Claims room for a chunk of `len` bytes, if it fits: for [`fill`](Self::fill), which must follow. Any
-    /// number of threads.
+    /// Claims room for a chunk of `len` bytes, if it fits. [`fill`](Self::fill) must follow. Any number of threads may
+    /// call this.
     #[inline]
-    pub(super) fn claim_shared(&self, len: usize) -> Option<Tail> {
-        // Acquire is not needed: what a claim protects is written after it, by its owner alone.
-        let mut tail = self.tail(Ordering::Relaxed);
+    pub(super) fn claim_shared(&self, len: usize) -> Option<Claim> {
+        // Relaxed: what a claim protects is written after it, by its owner alone.
+        let mut before = self.claimed(Ordering::Relaxed);
         loop {
-            let claim = self.claim(tail, len)?;
-            // Release pairs with the Acquire in `end`: whoever sees the claim sees the earlier ones.
-            match self.tail.compare_exchange_weak(tail.0, claim.0, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return Some(tail),
-                Err(found) => tail = Tail(found),
+            let claim = self.extended(before, len)?;
+            // Release: pairs with the Acquire in `end`. Without it a reader of this claim could miss the earlier ones.
+            let exchanged = self.claim.compare_exchange_weak(
+                before.bits(),
+                claim.bits(),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            match exchanged {
+                Ok(_) => return Some(before),
+                Err(found) => before = Claim::from_bits(found),
             }
         }
     }
 
-    /// Fills what was claimed behind `tail`.
+    /// Fills what [`claim_shared`](Self::claim_shared) claimed behind `before`.
     #[inline]
-    pub(super) fn fill(&self, tail: Tail, chunk: Bytes, at: u64) {
+    pub(super) fn fill(&self, before: Claim, chunk: Bytes, at: u64) {
         if chunk.len() < BY_REFERENCE {
-            self.publish(tail, &chunk, at);
+            self.publish(before, &chunk, at);
         } else {
-            self.publish_reference(tail, chunk, at);
+            self.publish_reference(before, chunk, at);
         }
     }
 
-    /// Copies a chunk to behind `tail`, for the only writer that the log has: without a locked operation,
-    /// and the claim comes after the chunk, so that all that is claimed is published. The tail with the
-    /// chunk in it, if it fits.
+    /// Copies a chunk behind `before`, and returns the claim with it, if it fits. For the lone writer of a log.
+    ///
+    /// There is no locked operation, and the claim comes after the chunk, so that all that is claimed is published.
     #[inline]
-    pub(super) fn append_alone(&self, tail: Tail, chunk: &[u8], at: u64) -> Option<Tail> {
-        // Else the claim would be for the words of a reference.
+    pub(super) fn append_alone(&self, before: Claim, chunk: &[u8], at: u64) -> Option<Claim> {
+        // Otherwise the claim would be for the words of a reference.
         assert!(chunk.len() < BY_REFERENCE);
-        let claim = self.claim(tail, chunk.len())?;
-        self.publish(tail, chunk, at);
-        // Release pairs with the Acquire in `end`: the claimed chunks are seen.
-        self.tail.store(claim.0, Ordering::Release);
+        let claim = self.extended(before, chunk.len())?;
+        self.publish(before, chunk, at);
+        // Release: pairs with the Acquire in `read`. Without it a reader could look into words that are not written.
+        self.claim.store(claim.bits(), Ordering::Release);
         Some(claim)
     }
 
     /// As [`append_alone`](Self::append_alone), for a chunk that is kept by reference.
     #[inline]
-    pub(super) fn refer_alone(&self, tail: Tail, chunk: &Bytes, at: u64) -> Option<Tail> {
-        // Else the claim would be for the words of a copy.
+    pub(super) fn refer_alone(&self, before: Claim, chunk: &Bytes, at: u64) -> Option<Claim> {
+        // Otherwise the claim would be for the words of a copy.
         assert!(chunk.len() >= BY_REFERENCE);
-        let claim = self.claim(tail, chunk.len())?;
-        // Cloned here, where its place is known: to move a clone that was just made stalls.
-        self.publish_reference(tail, chunk.clone(), at);
-        // As in `append_alone`.
-        self.tail.store(claim.0, Ordering::Release);
+        let claim = self.extended(before, chunk.len())?;
+        // Cloned where its place is known, because moving a clone that was just made stalls.
+        self.publish_reference(before, chunk.clone(), at);
+        // Release: as in `append_alone`.
+        self.claim.store(claim.bits(), Ordering::Release);
         Some(claim)
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.tail(Ordering::Acquire).is_closed()
+        self.claimed(Ordering::Acquire).is_closed()
     }
 
     /// Whether nothing will ever stand at `cursor`.
     pub(super) fn is_over(&self, cursor: Cursor) -> bool {
-        let tail = self.tail(Ordering::Acquire);
-        tail.is_closed() && cursor.word >= tail.words()
+        let claim = self.claimed(Ordering::Acquire);
+        claim.is_closed() && cursor.0 >= claim.words()
     }
 
-    /// Lets no chunk in any more. The tail is then final.
+    /// Refuses every further chunk. The claim is then final.
     pub(super) fn close(&self) {
-        // Release, as each write of the tail.
-        self.tail.fetch_or(Tail::CLOSED, Ordering::AcqRel);
+        // Release: as in `claim_shared`.
+        self.claim.fetch_or(Claim::CLOSED, Ordering::AcqRel);
     }
 
-    /// Copies the chunk to where `at` points, which its caller owns, and publishes it.
+    /// Copies the chunk behind `before`, which the caller owns, and publishes it.
     #[inline]
-    fn publish(&self, tail: Tail, chunk: &[u8], at: u64) {
-        let Some((header, words)) = self.words[tail.words()..].split_first() else {
+    fn publish(&self, before: Claim, chunk: &[u8], at: u64) {
+        let Some((header, words)) = self.words[before.words()..].split_first() else {
             return;
         };
-        // SAFETY: the claim made these words ours (invariant 1), and nobody reads them before the header
-        // is published (invariant 2).
-        unsafe { words::write(words, chunk) };
-        // Release pairs with the Acquire in `read`: the chunk's bytes are seen before its header.
-        header.store(Header::copied(chunk.len(), at).0, Ordering::Release);
+        // SAFETY: the caller owns these words (invariant 1), and nobody reads them before the header is published
+        // (invariant 2).
+        unsafe { raw::write(words, chunk) };
+        // Release: pairs with the Acquire in `read`. Without it a reader could see the header before the bytes.
+        header.store(ChunkHeader::copied(chunk.len(), at).bits(), Ordering::Release);
     }
 
     #[inline]
-    fn publish_reference(&self, tail: Tail, chunk: Bytes, at: u64) {
-        let Some((header, words)) = self.words[tail.words()..].split_first() else {
+    fn publish_reference(&self, before: Claim, chunk: Bytes, at: u64) {
+        let Some((header, words)) = self.words[before.words()..].split_first() else {
             return;
         };
         if !self.has_references.load(Ordering::Relaxed) {
             self.has_references.store(true, Ordering::Relaxed);
         }
-        // SAFETY: as in `publish`. It is taken out in `clear`.
-        unsafe { words::put(words, chunk) };
-        // As in `publish`.
-        header.store(Header::referenced(at).0, Ordering::Release);
+        // SAFETY: as in `publish`. It is taken out in `drop_references`.
+        unsafe { raw::put(words, chunk) };
+        // Release: as in `publish`.
+        header.store(ChunkHeader::referenced(at).bits(), Ordering::Release);
     }
 
     /// The entry at `cursor`, and the cursor behind it.
     pub(super) fn read(&self, cursor: Cursor) -> (Entry<'_>, Cursor) {
-        // Beyond what is claimed, words from a pool hold anything.
-        let tail = self.tail(Ordering::Acquire);
-        if cursor.word >= tail.words() {
-            let ended = tail.is_closed() && !self.next.as_ptr().is_null();
-            return (if ended { Entry::Next(&self.next) } else { Entry::End }, cursor);
+        // Acquire: pairs with the Release in `append_alone`. Beyond the claim, words from a pool hold anything.
+        let claim = self.claimed(Ordering::Acquire);
+        if cursor.0 >= claim.words() {
+            let has_ended = claim.is_closed() && !self.next.as_ptr().is_null();
+            return (if has_ended { Entry::Next(&self.next) } else { Entry::End }, cursor);
         }
-        // Acquire pairs with the Release that published the chunk.
-        let header = Header(self.words[cursor.word].load(Ordering::Acquire));
+        // Acquire: pairs with the Release in `publish`. Without it the bytes could be seen unwritten.
+        let header = ChunkHeader::from_bits(self.words[cursor.0].load(Ordering::Acquire));
         if !header.is_published() {
-            // Claimed, and not published yet: it stands between the reader and what follows.
+            // Claimed and not published yet: the reader may not pass it.
             return (Entry::End, cursor);
         }
-        let start = cursor.word + 1;
+        let start = cursor.0 + 1;
         let end = start + header.words();
-        let next = Cursor { word: end, chunks: cursor.chunks + 1 };
-        (Entry::Chunk(Found { header, words: &self.words[start..end] }), next)
+        (Entry::Chunk(ChunkRef { header, words: &self.words[start..end] }), Cursor(end))
     }
 
-    fn tail(&self, order: Ordering) -> Tail {
-        Tail(self.tail.load(order))
+    fn claimed(&self, order: Ordering) -> Claim {
+        Claim::from_bits(self.claim.load(order))
     }
 
-    /// Makes it a block of no log, and gives up what it holds: the next block, and its pool.
+    /// Takes the block out of its log, and returns what it held: the next block, and its pool.
     fn clear(&mut self) -> (Option<Arc<Block>>, Option<Arc<Pool>>) {
         let referenced = if *self.has_references.get_mut() { self.drop_references() } else { 0 };
         *self.has_references.get_mut() = false;
@@ -291,25 +280,25 @@ impl Block {
         if let Some(pool) = &pool {
             pool.release(pool::charge_of(self.capacity()) + referenced);
             if pool.is_zeroed {
-                let claimed = self.tail(Ordering::Acquire).words();
-                self.words[..claimed].iter_mut().for_each(words::zero);
+                let claimed = self.claimed(Ordering::Acquire).words();
+                self.words[..claimed].iter_mut().for_each(raw::zero);
             }
         }
-        self.tail.store(0, Ordering::Relaxed);
+        self.claim.store(0, Ordering::Relaxed);
         (self.next.take(), pool)
     }
 
-    /// Drops the chunks that are kept by reference; how many bytes they are, which the budget was charged.
+    /// Drops the chunks that are kept by reference. Returns their bytes, which the budget was charged.
     fn drop_references(&mut self) -> u64 {
-        // Acquire, because the last append may have been another thread's.
-        let claimed = self.tail(Ordering::Acquire).words();
+        // Acquire: pairs with the Release of the last append, which may have been another thread's.
+        let claimed = self.claimed(Ordering::Acquire).words();
         let (mut word, mut referenced) = (0, 0);
         while word < claimed {
-            let header = Header(self.words[word].load(Ordering::Acquire));
+            let header = ChunkHeader::from_bits(self.words[word].load(Ordering::Acquire));
             if header.is_reference() {
-                // SAFETY: published by `publish_reference`; `clear` has the block to itself and visits each
-                // chunk once, because the tail is 0 afterwards.
-                let chunk = unsafe { words::take(&mut self.words[word + 1..]) };
+                // SAFETY: published by `publish_reference`. `clear` has the block to itself and visits each chunk
+                // once, because the claim is 0 afterwards.
+                let chunk = unsafe { raw::take(&mut self.words[word + 1..]) };
                 referenced += chunk.len() as u64;
             }
             word += 1 + header.words();
@@ -322,16 +311,11 @@ impl Drop for Block {
     fn drop(&mut self) {
         let (next, pool) = self.clear();
         if let Some(pool) = pool {
-            pool.keep(Arc::new(Block::with(std::mem::take(&mut self.words))));
+            let bytes = self.capacity();
+            pool.push(bytes, Arc::new(Block::with(std::mem::take(&mut self.words))));
         }
         drop(Chain(next));
     }
-}
-
-/// Words of a chunk of `len` bytes, its header included.
-#[inline]
-fn words_of(len: usize) -> usize {
-    1 + if len < BY_REFERENCE { len.div_ceil(8) } else { words::REFERENCE }
 }
 
 // === impl Chain ===
@@ -348,8 +332,8 @@ impl Chain {
 }
 
 impl Drop for Chain {
-    /// Frees, or keeps for reuse, the blocks that nobody else holds, in a loop: a chain of a million must
-    /// not recurse.
+    /// Frees the blocks that nobody else holds, or gives them back to their pool, in a loop: a chain of a million must
+    /// not recurse (invariant 8).
     fn drop(&mut self) {
         let mut chain = self.0.take();
         while let Some(mut block) = chain {
@@ -357,20 +341,20 @@ impl Drop for Chain {
                 Some(owned) => {
                     let (next, pool) = owned.clear();
                     if let Some(pool) = pool {
-                        pool.keep(block);
+                        pool.push(block.capacity(), block);
                     }
                     next
                 }
-                // Somebody else has it, or let go of it just now: then one of the two gets it here.
+                // Somebody else holds it, or dropped it just now: then one of the two gets it here.
                 None => Arc::into_inner(block).and_then(|mut block| block.next.take()),
             };
         }
     }
 }
 
-// === impl Found ===
+// === impl ChunkRef ===
 
-impl Found<'_> {
+impl ChunkRef<'_> {
     pub(super) fn len(&self) -> usize {
         if self.header.is_reference() { self.bytes().len() } else { self.header.len() }
     }
@@ -380,91 +364,46 @@ impl Found<'_> {
         self.header.at()
     }
 
-    /// The chunk: copied out, or shared.
+    /// The chunk: a copy, or a reference.
     pub(super) fn bytes(&self) -> Bytes {
         if self.header.is_reference() {
-            // SAFETY: a `Found` is made of a header that was seen, so its words were written before
-            // (invariant 2) and never will be again while the block is borrowed (invariant 1).
-            unsafe { words::get(self.words) }
+            // SAFETY: a `ChunkRef` comes from a header that was seen, so its words were written before (invariant 2),
+            // and are not written again while the block is borrowed (invariant 1).
+            unsafe { raw::get(self.words) }
         } else {
             // SAFETY: as above.
-            unsafe { words::read(self.words, self.header.len()) }
+            unsafe { raw::read(self.words, self.header.len()) }
         }
     }
 
-    /// Appends these of its bytes to `buffer`.
+    /// Appends the bytes `within` the chunk to `buffer`.
     pub(super) fn copy_to(&self, within: Range<usize>, buffer: &mut Vec<u8>) {
         if self.header.is_reference() {
             buffer.extend_from_slice(&self.bytes()[within]);
         } else {
             // SAFETY: as in `bytes`.
-            unsafe { words::copy(self.words, within, buffer) }
+            unsafe { raw::copy(self.words, within, buffer) }
         }
     }
 }
 
-// === impl Tail ===
+// === impl SizeClassPool ===
 
-impl Tail {
-    const CLOSED: u64 = 1 << 63;
-    const BYTES: u64 = (1 << 34) - 1;
-
-    pub(super) fn bytes(self) -> u64 {
-        self.0 & Self::BYTES
+impl SizeClassPool<Block> {
+    /// The pool of accumulators that belong to no layer. It has no budget.
+    pub(crate) fn shared() -> Arc<Self> {
+        static SHARED: Lazy<Arc<Pool>> = Lazy::new(|| Arc::new(Pool::with(None, false)));
+        Arc::clone(&SHARED)
     }
 
-    fn words(self) -> usize {
-        (self.0 >> 34) as usize & 0x3fff
-    }
-
-    fn chunks(self) -> u64 {
-        self.0 >> 48 & 0x3fff
-    }
-
-    fn is_closed(self) -> bool {
-        self.0 & Self::CLOSED != 0
-    }
-
-    #[inline]
-    fn with(self, len: usize) -> Self {
-        Self(self.0 + len as u64 + ((words_of(len) as u64) << 34) + (1 << 48))
-    }
-}
-
-// === impl Header ===
-
-impl Header {
-    const PUBLISHED: u64 = 0b01;
-    const REFERENCE: u64 = 0b10;
-    const LATEST: u64 = (1 << 39) - 1;
-
-    #[inline]
-    fn copied(len: usize, at: u64) -> Self {
-        Self(at.min(Self::LATEST) << 25 | (len as u64) << 2 | Self::PUBLISHED)
-    }
-
-    fn referenced(at: u64) -> Self {
-        Self(at.min(Self::LATEST) << 25 | Self::REFERENCE | Self::PUBLISHED)
-    }
-
-    fn is_published(self) -> bool {
-        self.0 & Self::PUBLISHED != 0
-    }
-
-    fn is_reference(self) -> bool {
-        self.0 & Self::REFERENCE != 0
-    }
-
-    fn len(self) -> usize {
-        (self.0 >> 2) as usize & 0x7f_ffff
-    }
-
-    /// Words behind the header.
-    fn words(self) -> usize {
-        if self.is_reference() { words::REFERENCE } else { self.len().div_ceil(8) }
-    }
-
-    fn at(self) -> u64 {
-        self.0 >> 25
+    /// A block of `bytes`, a power of two. `None` if the budget does not allow for it.
+    pub(super) fn take(self: &Arc<Self>, origin: Origin, bytes: usize, mark: Mark) -> Option<Arc<Block>> {
+        if !self.charge(pool::charge_of(bytes), mark) {
+            return None;
+        }
+        let mut block = self.pop(bytes).unwrap_or_else(|| Arc::new(Block::new(bytes)));
+        let owned = Arc::get_mut(&mut block).expect("nobody but the pool refers to a block that it keeps");
+        owned.place(origin, Some(Arc::clone(self)));
+        Some(block)
     }
 }

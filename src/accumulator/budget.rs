@@ -25,8 +25,8 @@ use tokio::sync::Notify;
 /// | from 19/20 | new calls wait or are rejected, as [`WhenFull`](crate::WhenFull) says |
 /// | all | taps miss chunks, and are told how many |
 ///
-/// One greedy stream so comes no further than 3/4, and the others still have room for their heads' last
-/// block and their tails.
+/// A single greedy stream therefore stops growing at 3/4, which leaves the others room for their heads' last block and
+/// their tails.
 ///
 /// ```
 /// use streaming_accumulator::{MemoryBudget, StreamingAccumulatorLayer};
@@ -40,17 +40,17 @@ use tokio::sync::Notify;
 /// ```
 #[derive(Clone)]
 pub struct MemoryBudget {
-    shared: Arc<Shared>,
+    state: Arc<BudgetState>,
 }
 
-struct Shared {
+struct BudgetState {
     limit: u64,
     used: AtomicU64,
     peak: AtomicU64,
     freed: Notify,
 }
 
-/// How far the budget may be used up for something.
+/// A part of the budget, up to which something may use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
     /// Beyond it, streams spill at once.
@@ -70,13 +70,13 @@ pub(crate) enum Mark {
 impl MemoryBudget {
     /// A budget of `bytes`.
     pub fn new(bytes: usize) -> Self {
-        let shared = Shared {
+        let state = BudgetState {
             limit: bytes as u64,
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             freed: Notify::new(),
         };
-        Self { shared: Arc::new(shared) }
+        Self { state: Arc::new(state) }
     }
 
     /// Counts what is used and refuses nothing.
@@ -86,24 +86,24 @@ impl MemoryBudget {
 
     /// The bound in bytes; `None` where there is none.
     pub fn limit(&self) -> Option<u64> {
-        (self.shared.limit < u64::MAX).then_some(self.shared.limit)
+        (self.state.limit < u64::MAX).then_some(self.state.limit)
     }
 
     /// Bytes in use now.
     pub fn used(&self) -> u64 {
-        self.shared.used.load(Relaxed)
+        self.state.used.load(Relaxed)
     }
 
     /// The most bytes that ever were in use.
     pub fn peak(&self) -> u64 {
-        self.shared.peak.load(Relaxed)
+        self.state.peak.load(Relaxed)
     }
 
     /// Takes `bytes`, unless more than `mark` would then be in use.
     pub(crate) fn charge(&self, bytes: u64, mark: Mark) -> bool {
         let most = self.at(mark);
         let taken = self
-            .shared
+            .state
             .used
             .fetch_update(Relaxed, Relaxed, |used| used.checked_add(bytes).filter(|used| *used <= most));
         let Ok(before) = taken else {
@@ -111,18 +111,18 @@ impl MemoryBudget {
         };
         let used = before + bytes;
         // Most charges raise no record: then this is a load.
-        if used > self.shared.peak.load(Relaxed) {
-            self.shared.peak.fetch_max(used, Relaxed);
+        if used > self.state.peak.load(Relaxed) {
+            self.state.peak.fetch_max(used, Relaxed);
         }
         true
     }
 
     /// Gives back what was charged.
     pub(crate) fn release(&self, bytes: u64) {
-        let before = self.shared.used.fetch_sub(bytes, Relaxed);
+        let before = self.state.used.fetch_sub(bytes, Relaxed);
         let open = self.at(Mark::Admission);
         if before > open && before - bytes <= open {
-            self.shared.freed.notify_waiters();
+            self.state.freed.notify_waiters();
         }
     }
 
@@ -133,7 +133,7 @@ impl MemoryBudget {
     /// Waits until new calls may be admitted.
     pub(crate) async fn room(&self) {
         loop {
-            let freed = self.shared.freed.notified();
+            let freed = self.state.freed.notified();
             tokio::pin!(freed);
             // Before the look: what is freed after it is not missed.
             freed.as_mut().enable();
@@ -145,7 +145,7 @@ impl MemoryBudget {
     }
 
     fn at(&self, mark: Mark) -> u64 {
-        let Shared { limit, .. } = *self.shared;
+        let BudgetState { limit, .. } = *self.state;
         match mark {
             _ if limit == u64::MAX => limit,
             Mark::Spill => limit / 2,

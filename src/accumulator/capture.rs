@@ -7,12 +7,12 @@
 /// [`Capture::or_fail`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capture {
-    kind: Kind,
+    policy: Policy,
     fail: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum Policy {
     Head(u64),
     Tail(u64),
     HeadTail(u64, u64),
@@ -24,27 +24,27 @@ enum Kind {
 impl Capture {
     /// Everything, up to `max` bytes; of a longer stream its first `max`.
     pub const fn all(max: usize) -> Self {
-        Self::of(Kind::Head(max as u64))
+        Self::of(Policy::Head(max as u64))
     }
 
     /// The first `n` bytes.
     pub const fn head(n: usize) -> Self {
-        Self::of(Kind::Head(n as u64))
+        Self::of(Policy::Head(n as u64))
     }
 
     /// The last `n` bytes. While the stream runs, up to twice as much is held.
     pub const fn tail(n: usize) -> Self {
-        Self::of(Kind::Tail(n as u64))
+        Self::of(Policy::Tail(n as u64))
     }
 
     /// The first `n` bytes and the last `m`; of a stream of at most `n + m` bytes everything.
     pub const fn head_tail(n: usize, m: usize) -> Self {
-        Self::of(Kind::HeadTail(n as u64, m as u64))
+        Self::of(Policy::HeadTail(n as u64, m as u64))
     }
 
     /// Nothing. Counts and times are kept all the same.
     pub const fn none() -> Self {
-        Self::of(Kind::None)
+        Self::of(Policy::None)
     }
 
     /// Fails a stream that outgrows [`all`](Self::all) or [`head`](Self::head), instead of truncating
@@ -56,25 +56,25 @@ impl Capture {
         self
     }
 
-    const fn of(kind: Kind) -> Self {
-        Self { kind, fail: false }
+    const fn of(policy: Policy) -> Self {
+        Self { policy, fail: false }
     }
 
     /// The limit beyond which a stream fails, if it is to fail.
     pub(crate) fn fails_beyond(&self) -> Option<u64> {
-        match self.kind {
-            Kind::Head(max) if self.fail => Some(max),
+        match self.policy {
+            Policy::Head(max) if self.fail => Some(max),
             _ => None,
         }
     }
 
     /// Bytes of the head and of the tail that are kept.
     pub(super) fn limits(&self) -> (u64, u64) {
-        match self.kind {
-            Kind::Head(max) => (max, 0),
-            Kind::Tail(keep) => (0, keep),
-            Kind::HeadTail(head, tail) => (head, tail),
-            Kind::None => (0, 0),
+        match self.policy {
+            Policy::Head(max) => (max, 0),
+            Policy::Tail(keep) => (0, keep),
+            Policy::HeadTail(head, tail) => (head, tail),
+            Policy::None => (0, 0),
         }
     }
 }

@@ -2,10 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::iter;
-use std::ops::Range;
+use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
@@ -13,97 +11,67 @@ use tokio::io::AsyncRead;
 use tokio::task;
 use tokio_util::io::StreamReader;
 
-use super::archive::Archive;
-use super::block::{Block, Chain, Cursor, Entry, Found};
-use super::unit::Unit;
+use super::chunk::StreamChunk;
+use super::span::Span;
+use super::spill::{Segment, SegmentedLog};
 
 /// What an accumulator kept of a stream: a snapshot that never changes.
 ///
-/// Making one copies no bytes: it shares the accumulator's blocks and keeps them alive. Chunks keep the
-/// boundaries and arrival times that they had in the stream, save where a limit cut one.
+/// Making one copies no bytes: it shares the accumulator's blocks and keeps them alive. Chunks keep the boundaries and
+/// arrival times that they had in the stream, unless a limit cut one.
 ///
-/// Content may lie in memory, compressed in memory, or in a temporary file; what is read is the same.
-/// Reading a file blocks: where [`is_spilled`](Self::is_spilled) may be true, an async task should use
-/// [`stream`](Self::stream), [`reader`](Self::reader) or [`read`](Self::read), which read on tokio's
-/// blocking threads and report errors.
+/// Content lies in memory, compressed in memory, or in a temporary file, and reads the same. Only reading a file can
+/// fail, and what cannot be read back is an error, never a hole: content that is not [spilled](Self::is_spilled) always
+/// reads back. Reading a file also blocks. Where content may be spilled, an async task should use
+/// [`stream`](Self::stream), [`reader`](Self::reader) or [`read`](Self::read), which read on tokio's blocking threads.
 ///
 /// ```
 /// use bytes::Bytes;
 /// use streaming_accumulator::ContentAccumulator;
 ///
+/// # fn main() -> std::io::Result<()> {
 /// let accumulator = ContentAccumulator::new(1024);
 /// accumulator.append(Bytes::from_static(b"hel")).unwrap();
 /// let content = accumulator.snapshot();
 /// accumulator.append(Bytes::from_static(b"lo")).unwrap();
 ///
-/// assert_eq!(content.to_bytes(), "hel");
+/// assert_eq!(content.to_bytes()?, "hel");
 /// assert_eq!(accumulator.snapshot().chunks().count(), 2);
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Default)]
 pub struct Content {
-    pieces: [Option<Piece>; 2],
+    head: Option<Source>,
+    tail: Option<Source>,
     truncated: bool,
 }
 
-/// One chunk of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StreamChunk {
-    /// Its bytes.
-    pub bytes: Bytes,
-    /// When it arrived, from the stream's opening, to the next lower multiple of 1.024 µs; 6 days at
-    /// the most.
-    pub arrival: Duration,
-}
-
-/// A run of content.
+/// Where the head or the tail of content comes from.
 #[derive(Clone, Debug)]
-pub(crate) enum Piece {
-    Part(Part),
-    /// The first so many bytes of a head whose log is moved to an archive.
-    Archived(Arc<Archive>, u64),
-}
-
-/// A run of bytes in a chain of blocks.
-#[derive(Clone, Debug)]
-pub(crate) struct Part {
-    first: Chain,
-    cursor: Cursor,
-    /// Bytes to leave out at the start.
-    skip: u64,
-    /// Bytes behind them.
-    len: u64,
+pub(super) enum Source {
+    Span(Span),
+    /// The first bytes, this many, of a log out of which chunks are moved.
+    Segmented(Arc<SegmentedLog>, u64),
 }
 
 /// What can be read in one go.
-enum Run {
-    /// The first so many bytes of it.
-    Unit(Unit, u64),
-    Part(Part),
-}
-
-struct Chunks {
-    block: Arc<Block>,
-    cursor: Cursor,
-    skip: u64,
-    left: u64,
+enum Extent {
+    Span(Span),
+    /// The first bytes, this many, of a segment.
+    Segment(Segment, u64),
 }
 
 // === impl Content ===
 
 impl Content {
-    pub(super) fn new(head: Option<Piece>, tail: Option<Piece>, truncated: bool) -> Self {
-        Self { pieces: [head, tail], truncated }
-    }
-
-    pub(super) fn truncated(mut self, truncated: bool) -> Self {
-        self.truncated = truncated;
-        self
+    pub(super) fn new(head: Option<Source>, tail: Option<Source>, truncated: bool) -> Self {
+        Self { head, tail, truncated }
     }
 
     /// Bytes kept.
     pub fn len(&self) -> usize {
-        self.pieces().map(|piece| piece.len() as usize).sum()
+        self.sources().map(|source| source.len() as usize).sum()
     }
 
     /// Whether nothing was kept.
@@ -111,72 +79,72 @@ impl Content {
         self.len() == 0
     }
 
-    /// Whether the stream had bytes that are not here.
+    /// Whether the stream had bytes that were not kept. Decided when the content was captured: bytes that were kept
+    /// and can no longer be read are an error instead.
     pub fn is_truncated(&self) -> bool {
         self.truncated
     }
 
     /// Whether some of it lies in a temporary file.
     pub fn is_spilled(&self) -> bool {
-        self.runs().any(|run| matches!(run, Run::Unit(unit, _) if !unit.is_in_memory()))
+        self.extents().any(|extent| !extent.is_in_memory())
     }
 
-    /// Why content could not be spilled, where that ended the capture.
+    /// Why content could not be spilled, if that ended the capture.
     pub fn spill_error(&self) -> Option<Arc<str>> {
-        self.pieces().find_map(|piece| match piece {
-            Piece::Archived(archive, _) => archive.error(),
-            Piece::Part(_) => None,
+        self.sources().find_map(|source| match source {
+            Source::Segmented(log, _) => log.error(),
+            Source::Span(_) => None,
         })
     }
 
-    /// All bytes in one piece. Copies, unless there is one large chunk only. Blocks where content is spilled;
-    /// what cannot be read is logged and left out.
-    pub fn to_bytes(&self) -> Bytes {
-        let mut first = self.chunks();
-        if let (Some(only), None) = (first.next(), first.next()) {
+    /// All bytes in one piece. Copies them, unless there is only one large chunk. Blocks if content is spilled.
+    ///
+    /// # Errors
+    ///
+    /// What reading a spilled file yields. Content that is not spilled never fails.
+    pub fn to_bytes(&self) -> io::Result<Bytes> {
+        let mut chunks = self.chunks();
+        if let (Some(only), None) = (chunks.next(), chunks.next()) {
             return only;
         }
         let mut all = Vec::with_capacity(self.len());
-        for run in self.runs() {
-            match run.copy_to(&mut all) {
-                Ok(()) => {}
-                Err(error) => {
-                    let _ = error;
-                    break;
-                }
-            }
+        for extent in self.extents() {
+            extent.copy_to(&mut all)?;
         }
-        all.into()
+        Ok(all.into())
     }
 
-    /// The chunks, in order. Small ones are copied out, large ones shared. Blocks where content is spilled;
-    /// what cannot be read is logged, and ends the iteration.
+    /// The chunks, in order. Small ones are copied out, large ones shared. Blocks if content is spilled.
     ///
-    /// Where the middle of a stream was left out, the chunk before the gap and the one after it follow
-    /// each other.
-    pub fn chunks(&self) -> impl Iterator<Item = Bytes> {
-        self.timed_chunks().map(|chunk| chunk.bytes)
+    /// If the middle of a stream was left out, the chunk before the gap and the one after it follow each other.
+    ///
+    /// # Errors
+    ///
+    /// What reading a spilled file yields; the iteration then ends. Content that is not spilled never fails.
+    pub fn chunks(&self) -> impl Iterator<Item = io::Result<Bytes>> {
+        self.timed_chunks().map(|chunk| chunk.map(|chunk| chunk.bytes))
     }
 
-    /// As [`chunks`](Self::chunks), with the times at which they arrived: enough to replay a stream at
-    /// its own pace.
+    /// As [`chunks`](Self::chunks), with the times at which they arrived: enough to replay a stream at its own pace.
     ///
     /// ```
-    /// # async fn replay(content: streaming_accumulator::Content) {
+    /// # async fn replay(content: streaming_accumulator::Content) -> std::io::Result<()> {
     /// let start = tokio::time::Instant::now();
     /// for chunk in content.timed_chunks() {
+    ///     let chunk = chunk?;
     ///     tokio::time::sleep_until(start + chunk.arrival).await;
     ///     println!("{:?}", chunk.bytes);
     /// }
+    /// # Ok(())
     /// # }
     /// ```
-    pub fn timed_chunks(&self) -> impl Iterator<Item = StreamChunk> {
-        let runs = self.runs().map(|run| match run {
-            Run::Part(part) => Ok((None, Some(part.into_chunks()))),
-            Run::Unit(unit, most) => unit.load(most).map(|chunks| (Some(chunks.into_iter()), None)),
-        });
-        let read = runs.map_while(|run| run.ok());
-        read.flat_map(|(loaded, chunks)| loaded.into_iter().flatten().chain(chunks.into_iter().flatten()))
+    ///
+    /// # Errors
+    ///
+    /// As for [`chunks`](Self::chunks).
+    pub fn timed_chunks(&self) -> impl Iterator<Item = io::Result<StreamChunk>> {
+        chunks_of(self.extents())
     }
 
     /// The chunks, in order, without blocking.
@@ -187,10 +155,12 @@ impl Content {
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, where content is spilled.
+    /// Outside a tokio runtime, if content is spilled.
     pub fn stream(&self) -> impl Stream<Item = io::Result<StreamChunk>> + Send + use<> {
-        let runs: Vec<Run> = self.runs().collect();
-        stream::iter(runs).flat_map(Run::into_stream)
+        let extents: Vec<Extent> = self.extents().collect();
+        let mut has_failed = false;
+        let chunks = stream::iter(extents).flat_map(Extent::into_stream);
+        chunks.take_while(move |chunk| std::future::ready(!mem::replace(&mut has_failed, chunk.is_err())))
     }
 
     /// All bytes, in order, without blocking.
@@ -206,8 +176,8 @@ impl Content {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::FileTooLarge`] where there are more than `max` of them; nothing is read then. Else
-    /// as for [`stream`](Self::stream).
+    /// [`io::ErrorKind::FileTooLarge`] if there are more than `max` of them; nothing is read then. Otherwise as for
+    /// [`stream`](Self::stream).
     pub async fn read(&self, max: usize) -> io::Result<Bytes> {
         if self.len() > max {
             let error = format!("content has {} bytes, of at most {max}", self.len());
@@ -221,12 +191,12 @@ impl Content {
         Ok(all.freeze())
     }
 
-    fn pieces(&self) -> impl Iterator<Item = &Piece> {
-        self.pieces.iter().flatten()
+    fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.head.iter().chain(&self.tail)
     }
 
-    fn runs(&self) -> impl Iterator<Item = Run> {
-        self.pieces().flat_map(Piece::runs)
+    fn extents(&self) -> impl Iterator<Item = Extent> {
+        self.sources().flat_map(Source::extents)
     }
 }
 
@@ -237,61 +207,84 @@ impl fmt::Debug for Content {
     }
 }
 
-// === impl Piece ===
+/// The chunks of `extents`. Ends after the first error.
+fn chunks_of(extents: impl Iterator<Item = Extent>) -> impl Iterator<Item = io::Result<StreamChunk>> {
+    let mut has_failed = false;
+    let chunks = extents.flat_map(Extent::into_chunks);
+    chunks.take_while(move |chunk| !mem::replace(&mut has_failed, chunk.is_err()))
+}
 
-impl Piece {
-    pub(super) fn archived(archive: &Arc<Archive>) -> Self {
-        Self::Archived(Arc::clone(archive), archive.len())
+// === impl Source ===
+
+impl Source {
+    /// The first `len` bytes of `log`.
+    pub(super) fn segmented(log: &Arc<SegmentedLog>, len: u64) -> Self {
+        Self::Segmented(Arc::clone(log), len)
     }
 
-    fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         match self {
-            Self::Part(part) => part.len,
-            Self::Archived(_, len) => *len,
+            Self::Span(span) => span.len(),
+            Self::Segmented(_, len) => *len,
         }
     }
 
-    /// What there is to read, at this moment: an archive goes on moving it.
-    fn runs(&self) -> Vec<Run> {
+    /// What there is to read at this moment: the chunks of a segmented log move on.
+    fn extents(&self) -> Vec<Extent> {
         match self {
-            Self::Part(part) => vec![Run::Part(part.clone())],
-            Self::Archived(archive, len) => {
-                let (units, rest) = archive.holdings(*len);
+            Self::Span(span) => vec![Extent::Span(span.clone())],
+            Self::Segmented(log, len) => {
+                let (segments, rest) = log.contents(*len);
                 let mut left = *len;
-                let units = units.iter().map(|unit| {
+                let segments = segments.iter().map(|segment| {
                     // What came after the snapshot is not in it.
-                    let most = unit.content().min(left);
+                    let most = segment.content().min(left);
                     left -= most;
-                    Run::Unit(unit.clone(), most)
+                    Extent::Segment(segment.clone(), most)
                 });
-                let units = units.take_while(|run| !matches!(run, Run::Unit(_, 0)));
-                units.chain(rest.map(Run::Part)).collect()
+                let segments = segments.take_while(|extent| !matches!(extent, Extent::Segment(_, 0)));
+                segments.chain(rest.map(Extent::Span)).collect()
             }
         }
     }
 }
 
-// === impl Run ===
+// === impl Extent ===
 
-impl Run {
+impl Extent {
+    fn is_in_memory(&self) -> bool {
+        match self {
+            Self::Span(_) => true,
+            Self::Segment(segment, _) => segment.is_in_memory(),
+        }
+    }
+
     fn copy_to(self, buffer: &mut Vec<u8>) -> io::Result<()> {
         match self {
-            Self::Part(part) => {
-                if let Some(mut chunks) = part.chunks() {
-                    while chunks.copy_next(buffer).is_some() {}
-                }
-            }
-            Self::Unit(unit, most) => {
-                unit.load(most)?.iter().for_each(|chunk| buffer.extend_from_slice(&chunk.bytes));
+            Self::Span(span) => span.copy_to(buffer),
+            Self::Segment(segment, most) => {
+                segment.load(most)?.iter().for_each(|chunk| buffer.extend_from_slice(&chunk.bytes));
             }
         }
         Ok(())
     }
 
+    fn into_chunks(self) -> impl Iterator<Item = io::Result<StreamChunk>> {
+        let (span, loaded, error) = match self {
+            Self::Span(span) => (Some(span.into_chunks()), None, None),
+            Self::Segment(segment, most) => match segment.load(most) {
+                Ok(chunks) => (None, Some(chunks), None),
+                Err(error) => (None, None, Some(Err(error))),
+            },
+        };
+        let chunks = span.into_iter().flatten().chain(loaded.into_iter().flatten());
+        chunks.map(Ok).chain(error)
+    }
+
     fn into_stream(self) -> impl Stream<Item = io::Result<StreamChunk>> + Send {
         match self {
-            Self::Part(part) => stream::iter(part.into_chunks().map(Ok)).left_stream(),
-            Self::Unit(unit, most) => stream::once(load(unit, most))
+            Self::Span(span) => stream::iter(span.into_chunks().map(Ok)).left_stream(),
+            Self::Segment(segment, most) => stream::once(load(segment, most))
                 .map_ok(|chunks| stream::iter(chunks.into_iter().map(Ok)))
                 .try_flatten()
                 .right_stream(),
@@ -299,105 +292,11 @@ impl Run {
     }
 }
 
-/// Loads a unit where that may block.
-async fn load(unit: Unit, most: u64) -> io::Result<Vec<StreamChunk>> {
-    if unit.is_in_memory() {
-        return unit.load(most);
+/// Loads a segment where that may block.
+async fn load(segment: Segment, most: u64) -> io::Result<Vec<StreamChunk>> {
+    if segment.is_in_memory() {
+        return segment.load(most);
     }
-    let loaded = task::spawn_blocking(move || unit.load(most)).await;
+    let loaded = task::spawn_blocking(move || segment.load(most)).await;
     loaded.unwrap_or_else(|error| Err(io::Error::other(error)))
-}
-
-/// A time in the units that chunks are kept with, of 1,024 ns.
-pub(super) fn units(arrival: Duration) -> u64 {
-    (arrival.as_nanos() >> 10) as u64
-}
-
-// === impl StreamChunk ===
-
-impl StreamChunk {
-    /// `at` in units of 1,024 ns.
-    pub(super) fn new(bytes: Bytes, at: u64) -> Self {
-        Self { bytes, arrival: Duration::from_nanos(at << 10) }
-    }
-}
-
-// === impl Part ===
-
-impl Part {
-    pub(super) fn new(first: Arc<Block>, len: u64) -> Self {
-        Self::starting(first, Cursor::default(), len)
-    }
-
-    /// What follows `cursor` in the block `first`.
-    pub(super) fn starting(first: Arc<Block>, cursor: Cursor, len: u64) -> Self {
-        Self { first: Chain::new(first), cursor, skip: 0, len }
-    }
-
-    /// The last `keep` bytes of this part.
-    pub(super) fn last(mut self, keep: u64) -> Self {
-        let cut = self.len.saturating_sub(keep);
-        self.skip += cut;
-        self.len -= cut;
-        // Whole blocks before it need not be kept.
-        while let Some(block) = self.first.block()
-            && let Some(next) = block.next().cloned()
-            && let between = next.base() - block.base()
-            && between <= self.skip
-        {
-            self.skip -= between;
-            self.first = Chain::new(next);
-        }
-        self
-    }
-
-    fn chunks(&self) -> Option<Chunks> {
-        let block = Arc::clone(self.first.block()?);
-        Some(Chunks { block, cursor: self.cursor, skip: self.skip, left: self.len })
-    }
-
-    fn into_chunks(self) -> impl Iterator<Item = StreamChunk> {
-        let mut chunks = self.chunks();
-        iter::from_fn(move || chunks.as_mut()?.next())
-    }
-}
-
-// === impl Chunks ===
-
-impl Chunks {
-    fn next(&mut self) -> Option<StreamChunk> {
-        self.step(|chunk, within| StreamChunk::new(chunk.bytes().slice(within), chunk.at()))
-    }
-
-    /// Appends the next chunk to `buffer`.
-    fn copy_next(&mut self, buffer: &mut Vec<u8>) -> Option<()> {
-        self.step(|chunk, within| chunk.copy_to(within, buffer))
-    }
-
-    /// What `make` makes of the next chunk, and of the bytes of it that belong here.
-    fn step<T>(&mut self, make: impl FnOnce(&Found<'_>, Range<usize>) -> T) -> Option<T> {
-        while self.left > 0 {
-            let (entry, next) = self.block.read(self.cursor);
-            let chunk = match entry {
-                Entry::Chunk(chunk) => chunk,
-                Entry::Next(next) => {
-                    self.block = next.cloned()?;
-                    self.cursor = Cursor::default();
-                    continue;
-                }
-                Entry::End => return None,
-            };
-            self.cursor = next;
-            let len = chunk.len() as u64;
-            let skipped = self.skip.min(len);
-            self.skip -= skipped;
-            if skipped == len {
-                continue;
-            }
-            let end = (skipped + self.left).min(len);
-            self.left -= end - skipped;
-            return Some(make(&chunk, skipped as usize..end as usize));
-        }
-        None
-    }
 }

@@ -1,30 +1,30 @@
-//! A pointer to the next block that is set once.
+//! A pointer that is set once.
 
 use std::fmt;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::block::Block;
-use super::words::AtomicPtr;
+use super::raw::AtomicPtr;
 
-/// Holds a block from the moment that it is set until it is dropped or taken out.
+/// Owns one strong count of its target from the moment that it is set until [`take`](Self::take).
 ///
-/// Lock-free, unlike a `OnceLock`, and without an allocation of its own, unlike a `OnceBox`: there is one
-/// for each block.
-pub(super) struct Link(AtomicPtr<Block>);
+/// It is lock-free, unlike a `OnceLock`, and has no allocation of its own, unlike a `OnceBox`: each block has one.
+/// It has no `Drop`, because blocks are freed in a loop: whoever owns a link takes its target out.
+pub(super) struct Link<T>(AtomicPtr<T>);
 
 // === impl Link ===
 
-impl Link {
+impl<T> Link<T> {
     pub(super) fn new() -> Self {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Sets the link, or gives the block back where it is set already.
-    pub(super) fn set(&self, block: Arc<Block>) -> Result<(), Arc<Block>> {
-        let raw = Arc::into_raw(block).cast_mut();
-        // Release pairs with the Acquire in `get`: the block is seen whole.
+    /// Sets the link. Gives `target` back if the link was set before.
+    pub(super) fn set(&self, target: Arc<T>) -> Result<(), Arc<T>> {
+        let raw = Arc::into_raw(target).cast_mut();
+        // Release: pairs with the Acquire in `as_ptr`. Without it a reader could follow the link to a target that it
+        // does not see whole.
         match self.0.compare_exchange(ptr::null_mut(), raw, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => Ok(()),
             // SAFETY: `raw` came from `into_raw` just now and was not stored.
@@ -32,20 +32,21 @@ impl Link {
         }
     }
 
-    /// The block, by its address: for comparisons, and for whoever knows that it stays.
-    pub(super) fn as_ptr(&self) -> *mut Block {
+    /// The address of the target, null if the link is not set.
+    pub(super) fn as_ptr(&self) -> *mut T {
+        // Acquire: pairs with the Release in `set`.
         self.0.load(Ordering::Acquire)
     }
 
-    /// The block.
-    pub(super) fn get(&self) -> Option<&Block> {
-        // SAFETY: a pointer that is set came from `into_raw` and stays set, and so owns a count, until the
-        // link is taken out of or dropped, which needs it exclusively (invariant 6).
+    /// The target, if the link is set.
+    pub(super) fn get(&self) -> Option<&T> {
+        // SAFETY: a pointer that is set came from `into_raw` and owns a count until `take`, which needs the link
+        // exclusively (invariant 6).
         unsafe { self.as_ptr().as_ref() }
     }
 
-    /// Another count of the block.
-    pub(super) fn cloned(&self) -> Option<Arc<Block>> {
+    /// A new strong count of the target, if the link is set.
+    pub(super) fn cloned(&self) -> Option<Arc<T>> {
         let raw = self.as_ptr();
         if raw.is_null() {
             return None;
@@ -57,15 +58,16 @@ impl Link {
         }
     }
 
-    /// Takes the block out.
-    pub(super) fn take(&mut self) -> Option<Arc<Block>> {
+    /// Takes the target out.
+    pub(super) fn take(&mut self) -> Option<Arc<T>> {
+        // Acquire: pairs with the Release in `set`.
         let raw = self.0.swap(ptr::null_mut(), Ordering::Acquire);
         // SAFETY: it came from `into_raw`, and the count that it owns goes over to the caller.
         (!raw.is_null()).then(|| unsafe { Arc::from_raw(raw) })
     }
 }
 
-impl fmt::Debug for Link {
+impl<T> fmt::Debug for Link<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Link").field(&self.as_ptr()).finish()
     }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use loom::thread;
 
-use super::block::{Block, Cursor, Entry, Place, Tail};
-use super::content::{Content, Piece};
+use super::block::{Block, Cursor, Entry, Origin, Pool};
+use super::budget::Mark;
+use super::layout::Claim;
 use super::link::Link;
-use super::log::{Log, Writer, Writers};
-use super::pool::Pool;
-use crate::accumulator::budget::Mark;
+use super::log::{Log, LogWriter};
+use super::shared_log::SharedLog;
+use super::span::Span;
 
 const A: Bytes = Bytes::from_static(b"aaaaaaaaaaa");
 const B: Bytes = Bytes::from_static(b"bbbbb");
@@ -20,14 +21,14 @@ const B: Bytes = Bytes::from_static(b"bbbbb");
 /// A block for `bytes` bytes of memory and at most `room` bytes of content.
 fn block(bytes: usize, room: u64) -> Block {
     let mut block = Block::new(bytes);
-    block.place(Place { room, ..Place::default() }, None);
+    block.place(Origin { room, ..Origin::default() }, None);
     block
 }
 
 /// Appends to a block as one of many.
 fn append(block: &Block, chunk: Bytes) -> bool {
-    block.claim_shared(chunk.len()).is_some_and(|tail| {
-        block.fill(tail, chunk, 0);
+    block.claim_shared(chunk.len()).is_some_and(|claim| {
+        block.fill(claim, chunk, 0);
         true
     })
 }
@@ -48,7 +49,7 @@ fn assert_whole(chunks: &[Vec<u8>]) {
 }
 
 #[test]
-fn no_chunk_is_torn_or_lost_when_two_append() {
+fn concurrent_appends_tear_and_lose_nothing() {
     loom::model(|| {
         let block = Arc::new(block(64, 100));
         let other = Arc::clone(&block);
@@ -62,7 +63,7 @@ fn no_chunk_is_torn_or_lost_when_two_append() {
 }
 
 #[test]
-fn the_bound_holds_when_two_race_for_the_last_room() {
+fn racing_appends_keep_the_limit() {
     loom::model(|| {
         let block = Arc::new(block(64, 12));
         let other = Arc::clone(&block);
@@ -75,7 +76,7 @@ fn the_bound_holds_when_two_race_for_the_last_room() {
 }
 
 #[test]
-fn a_closed_block_stays_as_it_is_when_one_closes_it_and_one_appends() {
+fn a_closed_block_never_changes() {
     loom::model(|| {
         let block = Arc::new(block(64, 100));
         let other = Arc::clone(&block);
@@ -90,13 +91,13 @@ fn a_closed_block_stays_as_it_is_when_one_closes_it_and_one_appends() {
 }
 
 #[test]
-fn a_reader_of_a_lone_writer_sees_a_prefix_and_all_that_is_claimed() {
+fn a_lone_writers_reader_sees_all_that_is_claimed() {
     loom::model(|| {
         let block = Arc::new(block(64, 100));
         let other = Arc::clone(&block);
         let writer = thread::spawn(move || {
-            let tail = other.append_alone(Tail::default(), &A, 0).unwrap();
-            other.append_alone(tail, &B, 0).unwrap();
+            let claim = other.append_alone(Claim::default(), &A, 0).unwrap();
+            other.append_alone(claim, &B, 0).unwrap();
         });
         let claimed = block.end().0;
         let seen = chunks(&block);
@@ -109,7 +110,7 @@ fn a_reader_of_a_lone_writer_sees_a_prefix_and_all_that_is_claimed() {
 }
 
 #[test]
-fn a_link_that_two_set_is_set_once() {
+fn a_link_is_set_once() {
     loom::model(|| {
         let link = Arc::new(Link::new());
         let other = Arc::clone(&link);
@@ -124,36 +125,37 @@ fn a_link_that_two_set_is_set_once() {
 }
 
 #[test]
-fn no_chunk_is_lost_or_doubled_when_two_go_on_to_a_new_block() {
+fn racing_growth_loses_and_doubles_nothing() {
     loom::model(|| {
         // Under loom a block has room for two of the chunks.
-        let log = Arc::new(Writers::new(100, &Arc::new(Pool::with(None, true))));
+        let log = Arc::new(SharedLog::new(100, &Arc::new(Pool::with(None, true))));
         assert!(log.append(A, 0) && log.append(A, 0));
         let other = Arc::clone(&log);
         let writer = thread::spawn(move || assert!(other.append(B, 0)));
         assert!(log.append(B, 0));
         writer.join().unwrap();
         assert_eq!(log.len(), 32);
-        let content = Content::new(log.published().map(Piece::Part), None, false);
-        assert_eq!(content.chunks().collect::<Vec<_>>(), [A, A, B, B]);
+        let chunks = log.published().unwrap().into_chunks().map(|chunk| chunk.bytes);
+        assert_eq!(chunks.collect::<Vec<_>>(), [A, A, B, B]);
     });
 }
 
 #[test]
-fn a_snapshot_across_a_new_block_is_a_prefix() {
+fn a_snapshot_across_blocks_is_a_prefix() {
     loom::model(|| {
         let log = Arc::new(Log::limited(100));
         let other = Arc::clone(&log);
         let writer = thread::spawn(move || {
-            let (pool, mut writer) = (Arc::default(), Writer::default());
+            let (pool, mut writer) = (Arc::default(), LogWriter::default());
             for chunk in [A, A, B] {
                 writer.append_to(&other, &pool, Mark::Full, &chunk, 0).unwrap();
             }
         });
-        let content = Content::new(log.part().map(Piece::Part), None, false);
-        let seen: Vec<_> = content.chunks().collect();
+        let span = log.span(u64::MAX, u64::MAX);
+        let len = span.as_ref().map_or(0, Span::len);
+        let seen: Vec<_> = span.into_iter().flat_map(Span::into_chunks).map(|chunk| chunk.bytes).collect();
         assert!([A, A, B].starts_with(&seen), "{seen:?}");
-        assert_eq!(content.len(), seen.iter().map(Bytes::len).sum::<usize>());
+        assert_eq!(len, seen.iter().map(Bytes::len).sum::<usize>() as u64);
         writer.join().unwrap();
     });
 }

@@ -1,49 +1,47 @@
-//! Blocks, kept between streams, and the budget that those in use are charged to.
+//! Blocks, kept between streams, and the budget that blocks in use are charged to.
 
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use once_cell::sync::Lazy;
 
-use super::block::{Block, Place};
-use crate::accumulator::budget::{Mark, MemoryBudget};
+use super::budget::{Mark, MemoryBudget};
 
-/// The sizes of blocks in bytes: powers of two, from this to that.
+/// The sizes of blocks in bytes are powers of two, from this …
 pub(super) const SMALLEST: usize = if cfg!(accumulator_loom) { 64 } else { 1024 };
+/// … to this.
 pub(super) const LARGEST: usize = if cfg!(accumulator_loom) { SMALLEST } else { 64 * 1024 };
 
 const SIZES: usize = (LARGEST / SMALLEST).ilog2() as usize + 1;
 
-/// Bytes of each size that are kept, and of the largest: 5 MiB in all at the most.
+/// Bytes that are kept of each size, and of the largest: at most 5 MiB in all.
 const KEPT: usize = 512 * 1024;
 const KEPT_OF_LARGEST: usize = 4 * KEPT;
 
-/// What a block takes beside its words.
-const BESIDE: u64 = 128;
+/// Bytes that a block takes beside its words.
+const OVERHEAD: u64 = 128;
 
-/// A bounded lock-free pool of blocks.
+/// A bounded lock-free pool with one queue for each size, and the budget of what it hands out.
 ///
-/// What a layer's pool hands out holds the bytes of earlier streams. That is why only a log with a lone writer
-/// may use such blocks: its readers never look beyond what the writer has claimed.
+/// A layer's pool hands out blocks that hold the bytes of earlier streams. Only a log with a lone writer may use
+/// them, because its readers never look beyond what the writer has claimed.
 #[derive(Debug)]
-pub(crate) struct Pool {
-    sizes: [ArrayQueue<Arc<Block>>; SIZES],
+pub(crate) struct SizeClassPool<T> {
+    sizes: [ArrayQueue<Arc<T>>; SIZES],
     budget: Option<MemoryBudget>,
-    /// Whether it keeps blocks zeroed, for many writers. They are zeroed when they come back: then nobody
-    /// waits for it.
+    /// Whether it keeps zeroed blocks, for logs with many writers. Blocks are zeroed when they come back, so that
+    /// no writer waits for it.
     pub(super) is_zeroed: bool,
 }
 
-/// The pool of accumulators that belong to no layer, for many writers.
-pub(super) static ZEROED: Lazy<Arc<Pool>> = Lazy::new(|| Arc::new(Pool::with(None, true)));
+/// What a block of `bytes` is charged.
+pub(super) fn charge_of(bytes: usize) -> u64 {
+    bytes as u64 + OVERHEAD
+}
 
-/// The pool of accumulators that belong to no layer, for a lone writer.
-pub(super) static USED: Lazy<Arc<Pool>> = Lazy::new(|| Arc::new(Pool::with(None, false)));
+// === impl SizeClassPool ===
 
-// === impl Pool ===
-
-impl Pool {
-    /// The pool of a layer, for lone writers.
+impl<T> SizeClassPool<T> {
+    /// The pool of a layer, for logs with a lone writer.
     pub(crate) fn new(budget: MemoryBudget) -> Self {
         Self::with(Some(budget), false)
     }
@@ -56,12 +54,8 @@ impl Pool {
         Self { sizes: std::array::from_fn(queue), budget, is_zeroed }
     }
 
-    pub(crate) fn shared() -> Arc<Self> {
-        Arc::clone(&USED)
-    }
-
-    /// Whether it is short of memory, so that what can be moved out of it should be.
-    pub(crate) fn is_beyond(&self, mark: Mark) -> bool {
+    /// Whether more than `mark` of the budget is in use.
+    pub(super) fn is_beyond(&self, mark: Mark) -> bool {
         self.budget.as_ref().is_some_and(|budget| budget.is_beyond(mark))
     }
 
@@ -81,37 +75,24 @@ impl Pool {
         }
     }
 
-    /// A block of `bytes`, a power of two, unless the budget does not allow for it.
-    pub(super) fn take(self: &Arc<Self>, place: Place, bytes: usize, mark: Mark) -> Option<Arc<Block>> {
-        if !self.charge(charge_of(bytes), mark) {
-            return None;
-        }
-        let kept = self.of(bytes).and_then(ArrayQueue::pop);
-        let mut block = kept.unwrap_or_else(|| Arc::new(Block::new(bytes)));
-        let owned = Arc::get_mut(&mut block).expect("it is new, or referred to from the pool alone");
-        owned.place(place, Some(Arc::clone(self)));
-        Some(block)
+    /// A block of `bytes` that was kept, if there is one.
+    pub(super) fn pop(&self, bytes: usize) -> Option<Arc<T>> {
+        self.queue(bytes)?.pop()
     }
 
-    /// Keeps a block that nobody uses, if there is room.
-    pub(super) fn keep(&self, block: Arc<Block>) {
-        if let Some(size) = self.of(block.capacity()) {
-            // What does not fit is freed.
-            let _ = size.push(block);
+    /// Keeps a block of `bytes` that nobody else holds, if there is room. Otherwise frees it.
+    pub(super) fn push(&self, bytes: usize, block: Arc<T>) {
+        if let Some(queue) = self.queue(bytes) {
+            let _ = queue.push(block);
         }
     }
 
-    fn of(&self, bytes: usize) -> Option<&ArrayQueue<Arc<Block>>> {
+    fn queue(&self, bytes: usize) -> Option<&ArrayQueue<Arc<T>>> {
         self.sizes.get((bytes / SMALLEST).checked_ilog2()? as usize)
     }
 }
 
-/// What a block of `bytes` is charged.
-pub(super) fn charge_of(bytes: usize) -> u64 {
-    bytes as u64 + BESIDE
-}
-
-impl Default for Pool {
+impl<T> Default for SizeClassPool<T> {
     fn default() -> Self {
         Self::new(MemoryBudget::unlimited())
     }

@@ -10,9 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Capture, BufferWriter, StreamBuffer, Content, ContentAccumulator, BufferConfig, Pool, Read, Reader};
-use crate::stream::backpressure::{BackpressureStrategy, Pressure};
-use crate::accumulator::budget::MemoryBudget;
+use super::block::Pool;
+use super::budget::MemoryBudget;
+use super::buffer::{BufferConfig, BufferWriter, StreamBuffer};
+use super::capture::Capture;
+use super::content::Content;
+use super::content_accumulator::ContentAccumulator;
+use super::reader::{BufferReader, ReadStep};
 
 /// Chunk `n` of a stream, recognisable by its bytes.
 fn chunk(n: usize, len: usize) -> Bytes {
@@ -23,14 +27,17 @@ fn chunk(n: usize, len: usize) -> Bytes {
     bytes.into()
 }
 
-fn capturing(capture: Capture, pool: &Arc<Pool>) -> StreamBuffer {
+fn buffer(capture: Capture, pool: &Arc<Pool>) -> StreamBuffer {
     tapped(capture, pool, 64)
 }
 
 fn tapped(capture: Capture, pool: &Arc<Pool>, buffer_limit: u64) -> StreamBuffer {
-    let pool = Arc::clone(pool);
-    let pressure = Pressure::new(BackpressureStrategy::default(), buffer_limit as usize, 80);
-    StreamBuffer::new(&Arc::new(BufferConfig { capture, pool, pressure, archivist: None }))
+    let config = BufferConfig::in_memory(capture, Arc::clone(pool), buffer_limit, false);
+    StreamBuffer::new(&Arc::new(config))
+}
+
+fn chunks_of(content: &Content) -> Vec<Bytes> {
+    content.chunks().map(Result::unwrap).collect()
 }
 
 fn joined(chunks: &[Bytes]) -> Vec<u8> {
@@ -40,7 +47,7 @@ fn joined(chunks: &[Bytes]) -> Vec<u8> {
 /// Runs `capture` over chunks of the given sizes.
 fn captured(capture: Capture, sizes: &[usize]) -> (Content, Vec<Bytes>) {
     let chunks: Vec<_> = sizes.iter().enumerate().map(|(n, len)| chunk(n, *len)).collect();
-    let log = capturing(capture, &Arc::default());
+    let log = buffer(capture, &Arc::default());
     let mut writer = log.writer();
     for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
         log.append(&mut writer, chunk, 0);
@@ -62,7 +69,7 @@ proptest! {
     fn all_keeps_every_chunk_with_its_borders(sizes in sizes()) {
         let (content, chunks) = captured(Capture::all(usize::MAX), &sizes);
         let whole: Vec<_> = chunks.iter().filter(|chunk| !chunk.is_empty()).cloned().collect();
-        prop_assert_eq!(content.chunks().collect::<Vec<_>>(), whole);
+        prop_assert_eq!(chunks_of(&content), whole);
         prop_assert!(!content.is_truncated());
     }
 
@@ -71,7 +78,7 @@ proptest! {
         let (content, chunks) = captured(Capture::head(limit), &sizes);
         let all = joined(&chunks);
         let kept = all.len().min(limit);
-        prop_assert_eq!(content.to_bytes(), &all[..kept]);
+        prop_assert_eq!(content.to_bytes().unwrap(), &all[..kept]);
         prop_assert_eq!(content.is_truncated(), kept < all.len());
         prop_assert_eq!(content.len(), kept);
     }
@@ -81,7 +88,7 @@ proptest! {
         let (content, chunks) = captured(Capture::tail(keep), &sizes);
         let all = joined(&chunks);
         let kept = all.len().min(keep);
-        prop_assert_eq!(content.to_bytes(), &all[all.len() - kept..]);
+        prop_assert_eq!(content.to_bytes().unwrap(), &all[all.len() - kept..]);
         prop_assert_eq!(content.is_truncated(), kept < all.len());
     }
 
@@ -93,7 +100,7 @@ proptest! {
         let last = (all.len() - first).min(tail);
         let mut wanted = all[..first].to_vec();
         wanted.extend_from_slice(&all[all.len() - last..]);
-        prop_assert_eq!(content.to_bytes(), wanted);
+        prop_assert_eq!(content.to_bytes().unwrap(), wanted);
         prop_assert_eq!(content.is_truncated(), first + last < all.len());
     }
 
@@ -115,7 +122,7 @@ proptest! {
                 model.extend_from_slice(&chunk);
             }
         }
-        prop_assert_eq!(accumulator.snapshot().to_bytes(), model);
+        prop_assert_eq!(accumulator.snapshot().to_bytes().unwrap(), model);
         prop_assert_eq!(accumulator.snapshot().is_truncated(), refused);
     }
 }
@@ -128,7 +135,7 @@ fn a_small_chunk_does_not_pin_the_buffer_it_was_cut_from() {
         accumulator.append(buffer.slice(start..buffer.len().min(start + 100))).unwrap();
     }
     assert!(buffer.is_unique(), "no chunk holds a reference to the buffer");
-    assert_eq!(accumulator.snapshot().to_bytes(), vec![7; 64 * 1024]);
+    assert_eq!(accumulator.snapshot().to_bytes().unwrap(), vec![7; 64 * 1024]);
 }
 
 #[test]
@@ -136,7 +143,7 @@ fn a_large_chunk_is_not_copied() {
     let accumulator = ContentAccumulator::new(1 << 20);
     let large = Bytes::from(vec![7; 64 * 1024]);
     accumulator.append(large.clone()).unwrap();
-    assert_eq!(accumulator.snapshot().to_bytes().as_ptr(), large.as_ptr());
+    assert_eq!(accumulator.snapshot().to_bytes().unwrap().as_ptr(), large.as_ptr());
 }
 
 #[test]
@@ -144,7 +151,7 @@ fn a_tail_holds_at_most_twice_its_length() {
     for size in [100, 2048, 10_000, 50_000] {
         let keep = 50_000;
         let sizes = vec![size; 200];
-        let log = capturing(Capture::tail(keep), &Arc::default());
+        let log = buffer(Capture::tail(keep), &Arc::default());
         let mut writer = log.writer();
         let chunks: Vec<_> = sizes.iter().map(|len| Bytes::from(vec![1; *len])).collect();
         for chunk in &chunks {
@@ -178,9 +185,9 @@ fn the_limit_holds_however_many_writers_race_and_no_accepted_chunk_is_lost() {
 
         let content = accumulator.snapshot();
         assert!(content.len() <= limit);
-        assert_eq!(content.len(), content.to_bytes().len());
+        assert_eq!(content.len(), content.to_bytes().unwrap().len());
         let mut next = [0; WRITERS];
-        for chunk in content.chunks() {
+        for chunk in chunks_of(&content) {
             let writer = chunk[0] as usize;
             let n = u32::from_le_bytes(chunk[1..5].try_into().unwrap());
             assert_eq!(n, next[writer], "chunks of one writer keep their order, without a hole");
@@ -206,31 +213,33 @@ fn every_snapshot_is_a_prefix_of_the_next() {
     };
     let mut earlier = Bytes::new();
     while !done.load(Ordering::Acquire) {
-        let content = accumulator.snapshot().to_bytes();
+        let content = accumulator.snapshot().to_bytes().unwrap();
         assert!(content.starts_with(&earlier));
         earlier = content;
     }
     writer.join().unwrap();
-    assert!(accumulator.snapshot().to_bytes().starts_with(&earlier));
+    assert!(accumulator.snapshot().to_bytes().unwrap().starts_with(&earlier));
     assert_eq!(accumulator.snapshot().chunks().count(), 20_000);
 }
 
 #[test]
 fn a_snapshot_of_a_trimmed_log_is_a_run_of_the_stream() {
-    let log = Arc::new(capturing(Capture::tail(1_000), &Arc::default()));
+    let log = Arc::new(buffer(Capture::tail(1_000), &Arc::default()));
     let done = Arc::new(AtomicBool::new(false));
+    let pulled = Arc::new(AtomicU64::new(0));
     let task = {
-        let (log, done) = (Arc::clone(&log), Arc::clone(&done));
+        let (log, done, pulled) = (Arc::clone(&log), Arc::clone(&done), Arc::clone(&pulled));
         thread::spawn(move || {
             let mut writer = log.writer();
             for n in 0..200_000u32 {
                 log.append(&mut writer, &Bytes::copy_from_slice(&n.to_le_bytes()), 0);
+                pulled.fetch_add(4, Ordering::Release);
             }
             done.store(true, Ordering::Release);
         })
     };
     while !done.load(Ordering::Acquire) {
-        let content = log.snapshot(0).to_bytes();
+        let content = log.snapshot(pulled.load(Ordering::Acquire)).to_bytes().unwrap();
         assert!(content.len() <= 1_000);
         let (numbers, _) = content.as_chunks::<4>();
         let numbers: Vec<u32> = numbers.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
@@ -244,20 +253,20 @@ fn a_block_from_the_pool_shows_nothing_of_its_former_stream() {
     let pool = Arc::default();
     let secret = Bytes::from(vec![0xff; 1_000]);
     for round in 0..50 {
-        let log = capturing(Capture::all(1 << 20), &pool);
+        let log = buffer(Capture::all(1 << 20), &pool);
         let mut writer = log.writer();
         for _ in 0..round {
             log.append(&mut writer, &secret, 0);
         }
     }
     for chunks in 0..40 {
-        let log = capturing(Capture::all(1 << 20), &pool);
+        let log = buffer(Capture::all(1 << 20), &pool);
         let mut writer = log.writer();
         for n in 0..chunks {
             log.append(&mut writer, &chunk(n, 777), 0);
-            assert_eq!(log.snapshot(0).chunks().count(), n + 1);
+            assert_eq!(log.snapshot((n as u64 + 1) * 777).chunks().count(), n + 1);
         }
-        let content = log.snapshot(chunks as u64 * 777).to_bytes();
+        let content = log.snapshot(chunks as u64 * 777).to_bytes().unwrap();
         assert_eq!(content, joined(&(0..chunks).map(|n| chunk(n, 777)).collect::<Vec<_>>()));
     }
 }
@@ -316,7 +325,7 @@ struct Stream {
 
 /// A reader and what it saw.
 struct Follower {
-    reader: Reader,
+    reader: BufferReader,
     is_waited: bool,
     start: u64,
     /// Where the stream stood when it came.
@@ -406,7 +415,7 @@ impl Stream {
                 Step::Look => self.look(),
             }
         }
-        self.log.complete();
+        self.log.complete(self.chunks.iter().map(|chunk| chunk.len() as u64).sum());
         for n in 0..self.followers.len() {
             self.read(n, usize::MAX);
             let Follower { reader, start, .. } = &self.followers[n];
@@ -486,7 +495,7 @@ impl Stream {
     /// As a tap does.
     fn come(&mut self, is_waited: bool) {
         self.log.set_watched(true);
-        let reader = Reader::new(&self.log, self.chunks.len() as u64);
+        let reader = BufferReader::new(&self.log, self.chunks.len() as u64);
         let start = reader.index();
         let came = self.next.max(start);
         if self.ample {
@@ -504,7 +513,7 @@ impl Stream {
             let read = follower.reader.read(&self.log);
             let after = follower.reader.index();
             match read {
-                Read::Chunk(chunk) => {
+                ReadStep::Chunk(chunk) => {
                     follower.read += 1;
                     assert_eq!(after, before + 1);
                     let at = (chunk.arrival.as_nanos() >> 10) as usize;
@@ -518,12 +527,12 @@ impl Stream {
                     }
                     follower.last = Some(at);
                 }
-                Read::Missed(missed) => {
+                ReadStep::Missed(missed) => {
                     follower.missed += missed;
                     assert_eq!((after, missed > 0), (before + missed, true));
                     self.may_miss(n, before..after);
                 }
-                Read::Nothing => {
+                ReadStep::Nothing => {
                     assert_eq!(after, before);
                     break;
                 }
@@ -591,8 +600,8 @@ impl Stream {
     fn look(&self) {
         let all = self.chunks.concat();
         let content = self.log.snapshot(all.len() as u64);
-        let kept = content.to_bytes();
-        assert_eq!(content.chunks().map(|chunk| chunk.len()).sum::<usize>(), kept.len());
+        let kept = content.to_bytes().unwrap();
+        assert_eq!(chunks_of(&content).iter().map(Bytes::len).sum::<usize>(), kept.len());
         if self.ample {
             let first = all.len().min(self.head);
             let last = (all.len() - first).min(self.tail);
@@ -642,6 +651,7 @@ proptest! {
 struct Raced {
     log: StreamBuffer,
     chunks: AtomicU64,
+    bytes: AtomicU64,
     readers: Mutex<usize>,
     /// What the reader that is waited for has read.
     slowest: AtomicU64,
@@ -680,11 +690,12 @@ impl Raced {
             }
             bytes += chunk.len() as u64;
             self.chunks.store(n + 1, Ordering::Release);
+            self.bytes.store(bytes, Ordering::Release);
             if n % 64 == 0 {
                 thread::yield_now();
             }
         }
-        self.log.complete();
+        self.log.complete(bytes);
         self.done.store(true, Ordering::Release);
     }
 
@@ -697,24 +708,24 @@ impl Raced {
     /// Comes, reads at most so many chunks, and goes. Where it then was, and how many it missed.
     fn follow(&self, most: u64, mut read_to: impl FnMut(u64)) -> (u64, u64) {
         self.count(true);
-        let mut reader = Reader::new(&self.log, self.chunks.load(Ordering::Acquire));
+        let mut reader = BufferReader::new(&self.log, self.chunks.load(Ordering::Acquire));
         let (mut index, mut missed, mut read) = (reader.index(), 0, 0);
         while read < most {
             // Before the look for a chunk: the last one came before the end.
             let done = self.done.load(Ordering::Acquire);
             match reader.read(&self.log) {
-                Read::Chunk(chunk) => {
+                ReadStep::Chunk(chunk) => {
                     assert_eq!(chunk.bytes, numbered(index), "chunk {index}");
                     assert_eq!(chunk.arrival, Duration::from_nanos(index << 10));
                     index += 1;
                     read += 1;
                 }
-                Read::Missed(chunks) => {
+                ReadStep::Missed(chunks) => {
                     index += chunks;
                     missed += chunks;
                 }
-                Read::Nothing if done => break,
-                Read::Nothing => thread::yield_now(),
+                ReadStep::Nothing if done => break,
+                ReadStep::Nothing => thread::yield_now(),
             }
             assert_eq!(reader.index(), index);
             assert!(index <= RACED);
@@ -736,10 +747,10 @@ fn a_reader_that_comes_right_after_the_last_one_sees_whole_chunks() {
     log.append(&mut writer, &chunk(0, 20), 0);
     log.set_watched(true);
     log.append(&mut writer, &chunk(1, 20), 0);
-    let mut reader = Reader::new(&log, 1);
+    let mut reader = BufferReader::new(&log, 1);
     let read = [(); 3].map(|()| match reader.read(&log) {
-        Read::Chunk(chunk) => chunk.bytes,
-        Read::Missed(_) | Read::Nothing => Bytes::new(),
+        ReadStep::Chunk(chunk) => chunk.bytes,
+        ReadStep::Missed(_) | ReadStep::Nothing => Bytes::new(),
     });
     assert_eq!(read, [chunk(0, 20), chunk(1, 20), Bytes::new()]);
 }
@@ -754,6 +765,7 @@ fn readers_on_other_threads_see_whole_chunks_in_order_and_what_they_missed() {
             let raced = Raced {
                 log: tapped(capture, &pool, 16),
                 chunks: AtomicU64::new(0),
+                bytes: AtomicU64::new(0),
                 readers: Mutex::default(),
                 slowest: AtomicU64::new(if is_waited { 0 } else { u64::MAX }),
                 done: AtomicBool::new(false),
@@ -800,9 +812,9 @@ fn readers_on_other_threads_see_whole_chunks_in_order_and_what_they_missed() {
                 start.wait();
                 threads.spawn(|| raced.write());
                 while !raced.done.load(Ordering::Acquire) {
-                    let content = raced.log.snapshot(0);
+                    let content = raced.log.snapshot(raced.bytes.load(Ordering::Acquire));
                     // The first may be cut.
-                    let kept: Vec<_> = content.chunks().skip(1).collect();
+                    let kept: Vec<_> = chunks_of(&content).into_iter().skip(1).collect();
                     let first = kept.first().map_or(0, |chunk| number(chunk));
                     for (chunk, n) in kept.iter().zip(first..) {
                         assert_eq!(chunk, &numbered(n), "{capture:?}");
@@ -811,7 +823,7 @@ fn readers_on_other_threads_see_whole_chunks_in_order_and_what_they_missed() {
                 }
             });
             let all: u64 = (0..RACED).map(|n| numbered(n).len() as u64).sum();
-            let content = raced.log.snapshot(all).to_bytes();
+            let content = raced.log.snapshot(all).to_bytes().unwrap();
             let wanted = (0..RACED).flat_map(numbered).collect::<Vec<_>>();
             match capture {
                 _ if capture == Capture::none() => assert!(content.is_empty()),

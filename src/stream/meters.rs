@@ -12,17 +12,24 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use super::metrics::Passage;
+use super::report::quota;
 use crate::accumulator::MemoryBudget;
-use crate::meter::{Charge, Metering, RequestFacts, RequestReader, Usage};
+use crate::meter::{Charge, RequestFacts, RequestReader, StreamMeter, Usage};
 
 /// What is read of one stream.
 #[derive(Default)]
 pub(crate) struct MeterSlots {
-    response: Slot<Metering>,
+    response: Slot<StreamMeter>,
+    /// What the meter has read of server-sent events: changes with each event, and while one comes in. 0 before that.
+    progress: AtomicU64,
+    /// The response is made of server-sent events.
+    has_events: AtomicBool,
     request: Slot<RequestCapture>,
 }
 
@@ -51,7 +58,8 @@ thread_local! {
 
 impl MeterSlots {
     /// Lets `meter` read the response.
-    pub(crate) fn set_response(&self, meter: Metering) {
+    pub(crate) fn set_response(&self, meter: StreamMeter, has_events: bool) {
+        self.has_events.store(has_events, Relaxed);
         self.response.set(meter);
     }
 
@@ -60,7 +68,7 @@ impl MeterSlots {
         self.request.set(RequestCapture {
             reader: Some(RequestReader::new(max)),
             facts: RequestFacts::default(),
-            charge: Charge::new(budget),
+            charge: Charge::new(Some(quota(budget))),
         });
     }
 
@@ -77,9 +85,15 @@ impl MeterSlots {
             if let (Some(meter), Passage::Counted { .. }) = (meter, passage) {
                 let _mark = FeedMark::begin();
                 meter.feed(chunk, now);
+                self.progress.store(meter.progress(), Relaxed);
             }
             passage
         })
+    }
+
+    /// How far the meter has come; `None` where it does not read server-sent events.
+    pub(crate) fn progress(&self) -> Option<u64> {
+        self.has_events.load(Relaxed).then(|| self.progress.load(Relaxed))
     }
 
     /// The counts so far, while a meter reads the response. `None` when a meter itself asks.
@@ -93,7 +107,7 @@ impl MeterSlots {
     }
 
     /// The stream is over: its meter, finished. What goes by from now on is not read.
-    pub(crate) fn finish_response(&self) -> Option<Metering> {
+    pub(crate) fn finish_response(&self) -> Option<StreamMeter> {
         let mut meter = *self.response.take()?;
         meter.finish();
         Some(meter)

@@ -7,15 +7,15 @@ use super::head::{RequestHead, ResponseFacts};
 use super::outcome::Outcome;
 use super::trace;
 use crate::contain::contain;
-use crate::accumulator::{Content, MemoryBudget};
-use crate::meter::{AnswerHead, Charge, Found, LlmReport, MeterSet, Metering, RequestFacts, Usage};
+use crate::accumulator::{Content, Mark, MemoryBudget};
+use crate::meter::{Charge, LlmReport, MeterSet, Quota, RequestFacts, ResponseHead, StreamMeter, StreamReport, Usage};
 
 /// What was found in a stream. Everything is made once, on first use.
 pub(crate) struct LazyReport {
     meters: Option<Arc<MeterSet>>,
     budget: MemoryBudget,
     /// Set from the start, unless the worker is to meter.
-    found: OnceLock<Option<Found>>,
+    found: OnceLock<Option<StreamReport>>,
     /// Until `found` is set.
     request: Mutex<Option<RequestFacts>>,
     /// For the request's facts.
@@ -41,15 +41,30 @@ pub(crate) fn open_meter(
     budget: &MemoryBudget,
     request: &RequestHead,
     response: &ResponseFacts,
-) -> Option<Metering> {
+) -> Option<StreamMeter> {
     if response.bodiless {
         return None;
     }
-    let head = AnswerHead::new(&request.method, &request.uri, response.status, &response.headers);
-    contain(|| meters.open(&head, budget)).unwrap_or_else(|| {
+    let head = ResponseHead::new(&request.method, &request.uri, response.status, &response.headers);
+    contain(|| meters.open_within(&head, Some(quota(budget)))).unwrap_or_else(|| {
         trace::callback_panicked(None, "meter");
         None
     })
+}
+
+/// The budget, as meters see it.
+pub(crate) fn quota(budget: &MemoryBudget) -> Arc<dyn Quota> {
+    Arc::new(budget.clone())
+}
+
+impl Quota for MemoryBudget {
+    fn take(&self, bytes: u64) -> bool {
+        self.charge(bytes, Mark::Head)
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.release(bytes);
+    }
 }
 
 // === impl LazyReport ===
@@ -60,7 +75,7 @@ impl LazyReport {
     pub(crate) fn new(
         meters: Option<Arc<MeterSet>>,
         budget: &MemoryBudget,
-        meter: Option<Metering>,
+        meter: Option<StreamMeter>,
         request: Option<(RequestFacts, Charge)>,
         stream: MeteredStream<'_>,
     ) -> Self {
@@ -103,34 +118,35 @@ impl LazyReport {
     }
 
     pub(crate) fn llm(&self, stream: MeteredStream<'_>) -> Option<&LlmReport> {
-        self.llm.get_or_init(|| self.found(stream).map(Found::llm)).as_ref()
+        self.llm.get_or_init(|| self.found(stream).map(StreamReport::llm)).as_ref()
     }
 
-    fn found(&self, stream: MeteredStream<'_>) -> Option<&Found> {
+    fn found(&self, stream: MeteredStream<'_>) -> Option<&StreamReport> {
         let found = self.found.get_or_init(|| self.put_together(stream, self.meter_content(stream)));
         found.as_ref()
     }
 
-    fn put_together(&self, stream: MeteredStream<'_>, meter: Option<Metering>) -> Option<Found> {
+    fn put_together(&self, stream: MeteredStream<'_>, meter: Option<StreamMeter>) -> Option<StreamReport> {
         let request = self.request.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if meter.is_none() && request.is_none() {
-            return None;
-        }
         let meters = self.meters.as_ref().filter(|_| stream.is_billed(meter.is_some()));
         let estimator = meters.and_then(|meters| meters.estimator());
         // The meter is dropped here: that, too, is foreign code.
-        let found = contain(|| Found::new(meter, request, estimator));
-        if found.is_none() {
+        let found = contain(|| match meter {
+            Some(meter) => Some(meter.into_report(request, estimator)),
+            None => Some(StreamReport::of_request(request?, estimator)),
+        });
+        found.unwrap_or_else(|| {
             trace::callback_panicked(None, "meter");
-        }
-        found
+            None
+        })
     }
 
     /// Meters what was captured.
-    fn meter_content(&self, stream: MeteredStream<'_>) -> Option<Metering> {
+    fn meter_content(&self, stream: MeteredStream<'_>) -> Option<StreamMeter> {
         let mut meter = open_meter(self.meters.as_ref()?, &self.budget, stream.request, stream.response?)?;
         let mut read = 0;
-        for chunk in stream.content.timed_chunks() {
+        // What cannot be read back is missing below.
+        for chunk in stream.content.timed_chunks().map_while(Result::ok) {
             read += chunk.bytes.len() as u64;
             meter.feed(&chunk.bytes, chunk.arrival);
         }

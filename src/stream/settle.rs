@@ -17,7 +17,7 @@ use super::termination::{EndSignal, Facts, GrpcStatus, decide};
 use super::trace;
 use crate::contain::contain;
 #[cfg(feature = "llm")]
-use crate::meter::Metering;
+use crate::meter::StreamMeter;
 
 /// What a call of [`settle`](StreamState::settle) did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,9 +97,10 @@ impl StreamState {
         }
         let (outcome, evidence) = (decision.outcome.clone(), decision.evidence);
         let _ = self.outcome.set(outcome.clone());
-        self.buffer().complete();
-        let (metrics, content) = (self.metrics().freeze(), self.snapshot());
+        let metrics = self.metrics().freeze();
         let bytes = metrics.bytes();
+        self.buffer().complete(bytes);
+        let content = self.snapshot();
         #[cfg(feature = "llm")]
         let report = self.report(meter, MeteredStream {
             request: self.request(),
@@ -185,7 +186,7 @@ impl StreamState {
 #[cfg(feature = "llm")]
 impl StreamState {
     /// What there is to report of the stream; `None` where nothing is metered.
-    fn report(&self, meter: Option<Metering>, stream: MeteredStream<'_>) -> Option<Box<LazyReport>> {
+    fn report(&self, meter: Option<StreamMeter>, stream: MeteredStream<'_>) -> Option<Box<LazyReport>> {
         let (meters, budget) = (self.config().meters.clone(), &self.config().budget);
         let request = self.meters().finish_request();
         let wanted = meters.is_some() || request.is_some();

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 
 use bytes::Bytes;
+#[cfg(feature = "llm")]
+use http::header::{CONTENT_TYPE, HeaderValue};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -183,7 +185,9 @@ impl StreamState {
             return false;
         }
         let meter = open_meter(meters, &self.config.budget, &self.request, response);
-        meter.map(|meter| self.meters.set_response(meter)).is_some()
+        let content_type = response.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let has_events = content_type.to_ascii_lowercase().starts_with(b"text/event-stream");
+        meter.map(|meter| self.meters.set_response(meter, has_events)).is_some()
     }
 
     /// Reads the request as it streams through; of it, at most `max` bytes are kept.

@@ -12,7 +12,7 @@ use tokio::task::coop;
 use super::notify::{Alarm, ReaderProgress, Readers};
 use super::outcome::Outcome;
 use super::state::StreamState;
-use crate::accumulator::{Read, Reader, StreamChunk};
+use crate::accumulator::{BufferReader, ReadStep, StreamChunk};
 
 /// Chunks after which a lossless reader looks up the slowest one: what that one has read need not be kept.
 const LOOK_EVERY: u64 = 64;
@@ -80,7 +80,7 @@ pub struct ConsumerGroup {
 /// The chunks of a stream, as one reader sees them.
 struct Feed {
     stream: Arc<StreamState>,
-    reader: Reader,
+    reader: BufferReader,
     /// Of a lossless reader.
     progress: Option<Arc<ReaderProgress>>,
     lagged: u64,
@@ -225,7 +225,7 @@ impl Feed {
     fn new(stream: &Arc<StreamState>) -> Self {
         // Before the count of chunks: a chunk that passes later finds that somebody reads.
         stream.count_reader(true);
-        let reader = Reader::new(stream.buffer(), stream.metrics().chunks());
+        let reader = BufferReader::new(stream.buffer(), stream.metrics().chunks());
         Self { stream: Arc::clone(stream), reader, progress: None, lagged: 0 }
     }
 
@@ -248,9 +248,9 @@ impl Feed {
         }
         let next = loop {
             match self.reader.read(buffer) {
-                Read::Chunk(chunk) => break Some(Some(chunk)),
-                Read::Missed(chunks) => self.lagged += chunks,
-                Read::Nothing => break ended.then_some(None),
+                ReadStep::Chunk(chunk) => break Some(Some(chunk)),
+                ReadStep::Missed(chunks) => self.lagged += chunks,
+                ReadStep::Nothing => break ended.then_some(None),
             }
         };
         if let Some(progress) = &self.progress {

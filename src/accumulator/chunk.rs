@@ -1,0 +1,29 @@
+//! One chunk of a stream, as readers see it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// One chunk of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamChunk {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// When it arrived, counted from the stream's opening: rounded down to a multiple of 1.024 µs, at most 6 days.
+    pub arrival: Duration,
+}
+
+/// A time in the units in which chunks keep it, of 1,024 ns.
+pub(super) fn units(arrival: Duration) -> u64 {
+    (arrival.as_nanos() >> 10) as u64
+}
+
+// === impl StreamChunk ===
+
+impl StreamChunk {
+    /// A chunk that arrived `at`, in units of 1,024 ns.
+    pub(super) fn new(bytes: Bytes, at: u64) -> Self {
+        Self { bytes, arrival: Duration::from_nanos(at << 10) }
+    }
+}
