@@ -1,4 +1,5 @@
-//! What flows beside a stream: taps, backpressure, time limits, pace, the memory budget.
+//! What flows beside a stream: taps, backpressure, time limits, pace, memory, and pipelines, which are streams
+//! without HTTP.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -8,5 +9,8 @@ mod config;
 mod fixture;
 mod limits;
 mod pace;
+mod pipelines;
+mod short_memory;
+mod spill;
 mod strategies;
 mod taps;

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use streaming_accumulator::{EventStreamDecoder, EventStreamValue, SseDecoder};
 
-use crate::support::{files, fixtures, json_lines};
+use crate::recordings::{files, fixtures, json_lines};
 
 fn decoded(value: &Value) -> Vec<u8> {
     STANDARD.decode(value.as_str().expect("base64")).expect("base64")

@@ -11,7 +11,7 @@ use streaming_accumulator::{
 };
 use tower::ServiceExt;
 
-use crate::lines::{lines, tokens};
+use super::lines::{lines, tokens};
 use crate::support::*;
 
 /// A token for each byte; how often it was asked.

@@ -1,7 +1,5 @@
 //! What captures and taps do when the memory budget runs short (invariant 4), and what taps are told of it.
 
-mod support;
-
 use std::future::ready;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -13,7 +11,7 @@ use http_body::Body;
 use streaming_accumulator::{AccumulatorBody, Capture, MemoryBudget, StreamingAccumulatorLayer};
 use tower::{Layer, ServiceExt};
 
-use support::*;
+use crate::support::*;
 
 type Stream = Pin<Box<AccumulatorBody<MockBody>>>;
 

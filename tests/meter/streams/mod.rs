@@ -1,9 +1,6 @@
 //! Meters on streams through the layer: what they change of a stream's ending, what the record says of them, and
 //! that they never harm the stream.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod content;
 mod endings;
 mod estimates;

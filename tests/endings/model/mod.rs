@@ -2,8 +2,6 @@
 //!
 //! Everything is polled by hand, so that each script has exactly one right answer.
 
-mod support;
-
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::Pin;
@@ -16,8 +14,8 @@ use http_body::Body;
 use streaming_accumulator::{BoxError, Evidence, InBandError, Meter, MeterSet, Phase, Reading};
 use tower::Service;
 
-use support::body::Step;
-use support::*;
+use crate::support::body::Step;
+use crate::support::*;
 
 const SCRIPTS: u64 = 20_000;
 

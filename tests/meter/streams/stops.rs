@@ -12,7 +12,7 @@ use streaming_accumulator::{
 };
 use tower::ServiceExt;
 
-use crate::lines::{is_cut, lines, metered, report, tokens};
+use super::lines::{is_cut, lines, metered, report, tokens};
 use crate::support::exchange::{H2, H11};
 use crate::support::*;
 
@@ -137,7 +137,7 @@ async fn a_limit_that_is_met_after_an_error_inside_the_stream_comes_second() {
 
 #[tokio::test]
 async fn a_stream_that_was_stopped_before_its_head_is_not_metered() {
-    let made = crate::lines::Made::default();
+    let made = super::lines::Made::default();
     let recorder = Recorder::with(|builder| builder.meter(made.set()));
     let gate = Gate::new();
     let opened = gate.clone();

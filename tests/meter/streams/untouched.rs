@@ -9,7 +9,7 @@ use http_body::{Body, Frame};
 use streaming_accumulator::{BoxError, CaptureRequest, RequestBody};
 use tower::ServiceExt;
 
-use crate::lines::lines;
+use super::lines::lines;
 use crate::support::exchange::{H2, H10, H11};
 use crate::support::*;
 

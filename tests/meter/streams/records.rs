@@ -8,7 +8,7 @@ use http::Response;
 use streaming_accumulator::{MeterSet, RetryPolicy, StreamRecord, StreamingAccumulatorLayer, UsageBasis};
 use tower::Layer;
 
-use crate::lines::{Made, lines, tokens};
+use super::lines::{Made, lines, tokens};
 use crate::support::exchange::H11;
 use crate::support::*;
 

@@ -6,7 +6,7 @@ use http::Response;
 use streaming_accumulator::Evidence::EndOfBody;
 use streaming_accumulator::{Handle, Incomplete, Meter, MeterSet, Outcome, Reading, UsageBasis};
 
-use crate::lines::{Lines, is_cut, report, tokens};
+use super::lines::{Lines, is_cut, report, tokens};
 use crate::support::exchange::{H2, H11};
 use crate::support::*;
 
@@ -134,7 +134,7 @@ async fn a_meter_that_has_no_room_stops_reading() {
     // A budget that has room for the stream's head and not for 100 kB of text.
     let recorder = Recorder::with(|builder| {
         let capture = streaming_accumulator::Capture::none();
-        builder.meter(crate::lines::lines()).capture(capture).memory_budget(64 * 1024)
+        builder.meter(super::lines::lines()).capture(capture).memory_budget(64 * 1024)
     });
     let line = format!("{}\n", "x".repeat(9_999));
     let body = (0..10).fold(body([]), |body, _| body.data(line.clone()));

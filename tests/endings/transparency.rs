@@ -1,8 +1,6 @@
 //! The client must not be able to tell that the layer is there: raw bytes over HTTP/1, frames over
 //! HTTP/2, and the hints of the body in process, are the same with and without it.
 
-mod support;
-
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -10,8 +8,8 @@ use http::{Method, Request, Response};
 use http_body::Body;
 use tower::ServiceExt;
 
-use support::exchange::{H2, H10, H11};
-use support::*;
+use crate::support::exchange::{H2, H10, H11};
+use crate::support::*;
 
 type Shape = (&'static str, fn(Proto) -> Exchange);
 

@@ -4,7 +4,7 @@ use http::{Method, Response};
 use streaming_accumulator::Evidence::{Dropped, EndOfBody, Error, Length, LogicalEnd, Stopped};
 use streaming_accumulator::{Evidence, MeterSet, Outcome, Phase, StreamError, UsageBasis};
 
-use crate::lines::{Made, is_cut, lines, metered, report, tokens};
+use super::lines::{Made, is_cut, lines, metered, report, tokens};
 use crate::support::exchange::{H2, H11};
 use crate::support::*;
 

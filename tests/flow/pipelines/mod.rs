@@ -1,11 +1,5 @@
 //! Pipelines: streams that are not HTTP bodies, from their producers to their one record.
 
-mod support;
-
-#[allow(dead_code)]
-#[path = "flow/fixture.rs"]
-mod fixture;
-
 use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};

@@ -3,10 +3,6 @@
 //!
 //! The figures are the process's, so there is one test. `-- --nocapture` shows them.
 
-#[path = "support/heap.rs"]
-mod heap;
-mod support;
-
 use std::convert::Infallible;
 use std::future::ready;
 use std::pin::Pin;
@@ -23,7 +19,8 @@ use streaming_accumulator::{Capture, Handle, StreamingAccumulatorLayer};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 
-use support::*;
+use crate::heap;
+use crate::support::*;
 
 const STREAMS: usize = 10_000;
 
@@ -207,8 +204,7 @@ impl Counted {
     }
 }
 
-#[test]
-fn ten_thousand_streams() {
+pub(crate) fn measure() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (_, bare) = open_all(service!(), None).await;

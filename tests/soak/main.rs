@@ -5,8 +5,9 @@
 //! Everything that is random follows from one seed, which is printed and can be given as `SOAK_SEED`; how
 //! threads take turns does not, so what is asserted holds for every order.
 
-#[path = "support/heap.rs"]
+#[path = "../support/heap.rs"]
 mod heap;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::future::ready;

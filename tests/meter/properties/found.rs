@@ -4,7 +4,7 @@ use streaming_accumulator::{
     EventStreamDecoder, Incomplete, JsonDecoder, MeterSet, NdjsonDecoder, Protocol, SseDecoder, TextPolicy,
 };
 
-use crate::support::meter_at;
+use crate::recordings::meter_at;
 
 /// A buffer that doubles its room would hold nearly twice the limit.
 #[test]

@@ -21,7 +21,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tower::ServiceExt;
 
-use crate::lines::{lines, report, tokens};
+use super::lines::{lines, report, tokens};
 use crate::support::exchange::H2;
 use crate::support::*;
 

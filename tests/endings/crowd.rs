@@ -1,7 +1,5 @@
 //! A thousand connections that end at any moment, in any way: as many records as calls.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -11,8 +9,8 @@ use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use support::client::read_h2;
-use support::*;
+use crate::support::client::read_h2;
+use crate::support::*;
 
 const CONNECTIONS: u64 = 1000;
 /// At once: enough to be a crowd on two cores.

@@ -4,9 +4,6 @@
 //! The counts are the process's, so there is one `#[test]`. With `HEAP_TRACE=1` it shows where the frames
 //! that allocate do so. `-- --nocapture` shows the figures.
 
-#[path = "support/heap.rs"]
-mod heap;
-
 use std::convert::Infallible;
 use std::future::ready;
 use std::pin::{Pin, pin};
@@ -22,6 +19,8 @@ use streaming_accumulator::{
     RequestBody, StreamHandle, StreamRecord, StreamingAccumulatorLayer, Tap, TextPolicy, Usage,
 };
 use tower::{Layer, ServiceExt};
+
+use crate::heap;
 
 const MIB: usize = 1024 * 1024;
 
@@ -481,8 +480,7 @@ impl Stage {
     }
 }
 
-#[test]
-fn memory_is_bounded() {
+pub(crate) fn measure() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(tokio::task::unconstrained(async {
         memory_comes_back().await;

@@ -9,10 +9,10 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 use streaming_accumulator::{LlmReport, MeterSet, Usage};
 
-use crate::properties::cuts;
-use crate::properties_loose::assert_alike;
-use crate::properties_reference::{Head, metered, same_however_cut};
-use crate::properties_written::{HALF, frames, styles};
+use super::framing::cuts;
+use super::loose::assert_alike;
+use super::reference::{Head, metered, same_however_cut};
+use super::written::{HALF, frames, styles};
 
 /// Texts that speak of what a meter looks for.
 fn texts() -> impl Strategy<Value = String> {

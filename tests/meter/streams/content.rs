@@ -6,7 +6,7 @@ use http::{Method, Response};
 use streaming_accumulator::Evidence::EndOfBody;
 use streaming_accumulator::{Capture, Incomplete, LlmReport, Outcome, Phase, StreamRecord, UsageBasis};
 
-use crate::lines::{Made, lines, metered, report, tokens};
+use super::lines::{Made, lines, metered, report, tokens};
 use crate::support::exchange::{H2, H11};
 use crate::support::*;
 

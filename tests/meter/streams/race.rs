@@ -10,7 +10,7 @@ use http_body::Body;
 use streaming_accumulator::{AccumulatorBody, Outcome, StreamError, StreamHandle, UsageBasis};
 use tower::ServiceExt;
 
-use crate::lines::{metered, report, tokens};
+use super::lines::{metered, report, tokens};
 use crate::support::*;
 
 const STREAMS: u64 = 3_000;

@@ -20,10 +20,7 @@ use streaming_accumulator::{
 use tokio::io::AsyncReadExt;
 use tower::{Layer, ServiceExt};
 
-#[path = "support/mod.rs"]
-mod support;
-
-use support::until;
+use crate::support::until;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -281,10 +278,11 @@ fn a_disk_that_fills_truncates_the_capture_and_nothing_else() {
         return;
     }
     // A write beyond the limit fails as one to a full disk does, where its signal is ignored.
-    let script = r#"ulimit -f 2048; trap "" XFSZ; exec "$0" --exact on_a_full_disk --ignored --nocapture"#;
+    let script = r#"ulimit -f 2048; trap "" XFSZ; exec "$0" --exact "$1" --ignored --nocapture"#;
     let output = Command::new("/bin/sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())
+        .arg("spill::on_a_full_disk")
         .output()
         .expect("sh runs");
     let text = String::from_utf8_lossy(&output.stdout);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use streaming_accumulator::{LlmReport, MeterSet, TextPolicy, Usage};
 
-use crate::support::{Recording, meter, meter_at, recordings};
+use crate::recordings::{Recording, meter, meter_at, recordings};
 
 /// What a meter found, in the form in which the recordings have their answers.
 fn answer(report: &LlmReport, usage: &Usage) -> Value {
