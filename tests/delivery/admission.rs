@@ -28,7 +28,7 @@ fn counting(
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_slot_a_call_is_rejected_if_asked_for() {
+async fn without_a_slot_a_call_can_be_rejected() {
     let seen = Seen::default();
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(seen.hook())
@@ -53,7 +53,7 @@ async fn without_a_slot_a_call_is_rejected_if_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_slot_a_call_waits_and_is_no_stream_meanwhile() {
+async fn without_a_slot_a_call_waits_unopened() {
     let layer = StreamingAccumulatorLayer::builder().max_in_flight(1).build().unwrap();
     let held = stream(&layer).await;
     let calls = Arc::default();
@@ -72,7 +72,7 @@ async fn without_a_slot_a_call_waits_and_is_no_stream_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_leaves_while_it_waits_is_abandoned_without_a_record() {
+async fn abandoned_wait_leaves_no_record() {
     let seen = Seen::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).max_in_flight(1).build().unwrap();
     let held = stream(&layer).await;
@@ -88,7 +88,7 @@ async fn a_call_that_leaves_while_it_waits_is_abandoned_without_a_record() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_is_held_until_every_hook_has_taken_the_record() {
+async fn slot_is_held_until_every_hook_is_done() {
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(|_| ready(()))
         .on_end(|_| async { tokio::time::sleep(Duration::from_secs(5)).await })
@@ -106,7 +106,7 @@ async fn a_slot_is_held_until_every_hook_has_taken_the_record() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn records_wait_in_the_queue_when_all_workers_are_busy_and_none_is_shed() {
+async fn records_queue_while_all_workers_are_busy() {
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(|_| async { tokio::time::sleep(Duration::from_secs(1)).await })
         .workers(2)
@@ -124,7 +124,7 @@ async fn records_wait_in_the_queue_when_all_workers_are_busy_and_none_is_shed() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_never_answers_is_cancelled_when_it_is_dropped() {
+async fn dropping_an_unanswered_call_cancels_it() {
     let seen = Seen::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     let mut service = layer

@@ -17,7 +17,7 @@ fn three_attempts() -> RetryPolicy {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_hook_gets_the_outcomes_it_is_for_and_each_on_its_own() {
+async fn each_hook_gets_its_own_outcomes() {
     let [complete_seen, cancel_seen, failure_seen, end_seen, again_seen] =
         std::array::from_fn(|_| Seen::default());
     let layer = StreamingAccumulatorLayer::builder()
@@ -59,7 +59,7 @@ async fn each_hook_gets_the_outcomes_it_is_for_and_each_on_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_that_is_a_trait_is_called_by_outcome() {
+async fn trait_hook_is_called_by_outcome() {
     struct Bill(Seen);
     impl StreamHook<()> for Bill {
         fn name(&self) -> &str {
@@ -81,7 +81,7 @@ async fn a_hook_that_is_a_trait_is_called_by_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_attempt_is_tried_again_with_its_number_and_the_same_id() {
+async fn retries_keep_the_id_and_count_attempts() {
     let seen = Seen::default();
     let hook_seen = seen.clone();
     let layer = StreamingAccumulatorLayer::builder()
@@ -104,7 +104,7 @@ async fn a_failed_attempt_is_tried_again_with_its_number_and_the_same_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_panics_and_timeouts_become_dead_letters_that_say_why() {
+async fn errors_panics_and_timeouts_become_dead_letters() {
     fn panics(record: Arc<StreamRecord>) -> std::future::Ready<()> {
         assert_eq!(record.attempt(), 0, "before the future");
         ready(())
@@ -177,7 +177,7 @@ async fn a_dead_letter_can_be_redelivered_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dead_letters_are_bounded_and_the_audit_still_counts_the_evicted() {
+async fn dead_letters_are_bounded_and_evictions_counted() {
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(|_| ready(Err::<(), _>("down")))
         .retry(RetryPolicy::none())

@@ -46,7 +46,7 @@ async fn streams_that_end_in_time_are_completed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_run_at_the_deadline_are_cancelled_and_their_records_delivered() {
+async fn running_streams_are_cancelled_at_the_deadline() {
     let seen = Seen::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     // Nobody polls this body any more: it settles all the same.
@@ -71,7 +71,7 @@ async fn streams_that_run_at_the_deadline_are_cancelled_and_their_records_delive
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_never_outlasts_the_deadline_and_one_hook_timeout() {
+async fn shutdown_ends_one_hook_timeout_after_the_deadline() {
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(|_| pending::<()>())
         .hook_timeout(Duration::from_secs(5))
@@ -91,7 +91,7 @@ async fn it_never_outlasts_the_deadline_and_one_hook_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_deadline_a_failed_attempt_is_the_last() {
+async fn no_retry_after_the_deadline() {
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(|_: Arc<StreamRecord>| async { Err::<(), _>("down") })
         .retry(RetryPolicy::default().max_attempts(1_000_000).max_delay(Duration::from_secs(60)))
@@ -104,7 +104,7 @@ async fn after_the_deadline_a_failed_attempt_is_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_may_be_as_far_off_as_can_be_said() {
+async fn deadline_may_be_the_longest_duration() {
     let layer = StreamingAccumulatorLayer::builder().hook_timeout(Duration::MAX).build().unwrap();
     assert!(layer.handle().shutdown(Duration::MAX).await.is_clean());
 }
@@ -133,7 +133,7 @@ async fn nothing_is_admitted_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_that_is_dropped_can_be_called_again() {
+async fn dropped_shutdown_can_be_called_again() {
     let seen = Seen::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     let (_sender, body, _) = stream(&layer).await;

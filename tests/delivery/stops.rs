@@ -15,7 +15,7 @@ use tokio_test::{assert_pending, assert_ready, task};
 use crate::support::{Seen, next, settled, stream};
 
 #[tokio::test(start_paused = true)]
-async fn a_pending_body_is_woken_and_ends_with_an_error() {
+async fn cancel_wakes_a_pending_body_with_an_error() {
     let seen = Seen::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     let handle = layer.handle();
@@ -45,7 +45,7 @@ async fn a_pending_body_is_woken_and_ends_with_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_upstream_is_dropped_with_the_error_not_with_the_body() {
+async fn upstream_is_dropped_with_the_error() {
     let layer = StreamingAccumulatorLayer::builder().build().unwrap();
     let (mut sender, mut body, stream) = stream(&layer).await;
     stream.cancel();
@@ -54,7 +54,7 @@ async fn the_upstream_is_dropped_with_the_error_not_with_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_does_not_make_a_complete_stream_a_cancelled_one() {
+async fn stop_after_completion_changes_nothing() {
     let seen = Seen::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     let (mut sender, mut body, stream) = stream(&layer).await;
@@ -69,7 +69,7 @@ async fn a_stop_does_not_make_a_complete_stream_a_cancelled_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_fire_when_the_client_leaves_and_not_on_completion() {
+async fn tokens_fire_on_leaving_not_on_completion() {
     let layer = StreamingAccumulatorLayer::builder().build().unwrap();
     let (_sender, body, handle) = stream(&layer).await;
     let token = handle.cancellation_token();
@@ -91,7 +91,7 @@ async fn tokens_fire_when_the_client_leaves_and_not_on_completion() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn on_chunk_may_break_off_and_the_chunk_is_withheld() {
+async fn on_chunk_can_withhold_a_chunk_and_stop() {
     let seen = Seen::default();
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(seen.hook())
@@ -122,7 +122,7 @@ async fn on_chunk_may_break_off_and_the_chunk_is_withheld() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_on_chunk_that_panics_is_not_called_again_and_the_stream_goes_on() {
+async fn stream_goes_on_after_on_chunk_panics() {
     let calls = Arc::new(AtomicU32::new(0));
     let chunk_calls = Arc::clone(&calls);
     let seen = Seen::default();
@@ -147,7 +147,7 @@ async fn an_on_chunk_that_panics_is_not_called_again_and_the_stream_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_capture_that_overflows_truncates_and_leaves_the_client_alone() {
+async fn overflowing_capture_truncates_and_spares_the_client() {
     let seen = Seen::default();
     let layer =
         StreamingAccumulatorLayer::builder().on_end(seen.hook()).capture(Capture::all(4)).build().unwrap();
@@ -166,7 +166,7 @@ async fn a_capture_that_overflows_truncates_and_leaves_the_client_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_capture_that_may_not_overflow_fails_the_stream() {
+async fn strict_capture_fails_an_overflowing_stream() {
     let seen = Seen::default();
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(seen.hook())
@@ -197,7 +197,7 @@ async fn bytes_pass_through_without_a_copy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handle_that_outlives_its_stream_does_not_keep_its_task_alive() {
+async fn outliving_handle_does_not_keep_the_task() {
     let layer = StreamingAccumulatorLayer::builder().build().unwrap();
     let (sender, mut body, handle) = stream(&layer).await;
     let mut task = task::spawn(());

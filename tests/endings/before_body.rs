@@ -29,7 +29,7 @@ macro_rules! stuck {
 }
 
 #[tokio::test]
-async fn row_063_client_leaves_while_the_handler_runs() {
+async fn client_leaves_while_the_handler_runs() {
     for rst in [false, true] {
         let (gate, recorder) = (Gate::new(), Recorder::new());
         let server = serve(Options::h1(), recorder.around(stuck!(gate))).await;
@@ -44,7 +44,7 @@ async fn row_063_client_leaves_while_the_handler_runs() {
 }
 
 #[tokio::test]
-async fn row_064_http2_client_leaves_while_the_handler_runs() {
+async fn http2_client_leaves_while_the_handler_runs() {
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Leaves {
         Reset,
@@ -90,7 +90,7 @@ fn raced(account: Account) -> bool {
 }
 
 #[tokio::test]
-async fn row_065_request_and_fin_at_once_through_the_adapter() {
+async fn request_and_fin_at_once_through_the_adapter() {
     let (recorder, script) = queued(true).await;
     // No layer can see a call that is never made: as many records as calls is all that can be asked for.
     for record in recorder.all(script.calls()).await {
@@ -104,7 +104,7 @@ async fn row_065_request_and_fin_at_once_through_the_adapter() {
 }
 
 #[tokio::test]
-async fn row_066_request_and_fin_at_once_with_the_service_called() {
+async fn request_and_fin_at_once_called_directly() {
     let (recorder, script) = queued(false).await;
     assert_eq!(script.calls(), 1);
     let account = recorder.account().await;
@@ -118,7 +118,7 @@ async fn row_066_request_and_fin_at_once_with_the_service_called() {
 /// The stream is reset while the handler blocks its worker. Racy by nature: the server may poll the body
 /// before it sees the reset, and such a short body then completes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn row_067_reset_before_the_first_poll_of_the_body() {
+async fn reset_before_the_first_poll() {
     for hint in [false, true] {
         let recorder = Recorder::new();
         let (release, blocked) = mpsc::sync_channel::<()>(1);
@@ -147,7 +147,7 @@ async fn row_067_reset_before_the_first_poll_of_the_body() {
 }
 
 #[tokio::test]
-async fn row_068_outer_timeout_while_the_handler_runs() {
+async fn outer_timeout_while_the_handler_runs() {
     let (gate, recorder) = (Gate::new(), Recorder::new());
     let timeout =
         TimeoutLayer::with_status_code(http::StatusCode::GATEWAY_TIMEOUT, Duration::from_millis(20));
@@ -165,7 +165,7 @@ async fn row_068_outer_timeout_while_the_handler_runs() {
 /// Not knowable: hyper does not read the socket while the request body is unread, so it serves a client
 /// that has left. It is `Completed` unless the write fails in time.
 #[tokio::test]
-async fn row_069_client_leaves_unseen_behind_an_unread_request_body() {
+async fn client_leaves_behind_an_unread_request_body() {
     for rst in [false, true] {
         let (gate, recorder) = (Gate::new(), Recorder::new());
         let server = serve(Options::h1(), recorder.around(stuck!(gate))).await;

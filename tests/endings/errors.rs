@@ -26,7 +26,7 @@ fn panicked(phase: Phase, bytes: u64) -> Account {
 }
 
 #[tokio::test]
-async fn row_048_body_error_in_the_same_turn_as_the_data() {
+async fn body_error_right_after_the_data() {
     for body in hints(body(["hello"]).fails()) {
         let (reply, record) = exchange(H11, body).run().await;
         assert_eq!(Account::of(&record), body_error(5));
@@ -51,7 +51,7 @@ async fn later_error(proto: Proto, hint: bool) -> Reply {
 }
 
 #[tokio::test]
-async fn row_049_body_error_later() {
+async fn body_error_after_a_pause() {
     for hint in [false, true] {
         let reply = later_error(H11, hint).await;
         assert!(reply.text().ends_with("5\r\nhello\r\n"), "no last chunk: {}", reply.text());
@@ -59,7 +59,7 @@ async fn row_049_body_error_later() {
 }
 
 #[tokio::test]
-async fn row_050_body_error_of_a_close_delimited_response() {
+async fn body_error_of_a_close_delimited_response() {
     for hint in [false, true] {
         let reply = later_error(H10, hint).await;
         assert_eq!((reply.body, reply.broken), ("hello".into(), false), "the client sees a normal end");
@@ -67,7 +67,7 @@ async fn row_050_body_error_of_a_close_delimited_response() {
 }
 
 #[tokio::test]
-async fn row_051_body_error_on_http2() {
+async fn body_error_on_http2() {
     for hint in [false, true] {
         let hello = || body(["hello"]);
         for (body, bytes) in [(hello().fails(), 5), (body([]).fails(), 0), (hello().yields().fails(), 5)] {
@@ -79,7 +79,7 @@ async fn row_051_body_error_on_http2() {
 }
 
 #[tokio::test]
-async fn row_052_nothing_is_polled_after_an_error() {
+async fn nothing_is_polled_after_an_error() {
     for body in hints(body(["hello"]).fails().data("never")) {
         let recorder = Recorder::new();
         let service = recorder.around(answers([Response::new(body)]));
@@ -96,7 +96,7 @@ async fn row_052_nothing_is_polled_after_an_error() {
 }
 
 #[tokio::test]
-async fn row_053_panic_in_the_body() {
+async fn panic_in_the_body() {
     for body in hints(body(["hello"]).panics()) {
         exchange(H11, body.clone()).expect(panicked(Phase::Body, 5)).await;
         exchange(H10, body).expect(panicked(Phase::Body, 5)).await;
@@ -116,7 +116,7 @@ async fn row_053_panic_in_the_body() {
 }
 
 #[tokio::test]
-async fn row_054_panic_in_the_body_on_http2() {
+async fn panic_in_the_body_on_http2() {
     for body in hints(body(["hello"]).yields().panics()) {
         let reply = exchange(H2, body).expect(panicked(Phase::Body, 5)).await;
         assert_eq!(reply.reset, Some(h2::Reason::CANCEL));
@@ -146,7 +146,7 @@ fn panicking() -> [Panicking; 3] {
 }
 
 #[tokio::test]
-async fn row_055_panic_in_the_handler() {
+async fn panic_in_the_handler() {
     for proto in [H11, H2] {
         for handler in panicking() {
             let recorder = Recorder::new();
@@ -162,7 +162,7 @@ async fn row_055_panic_in_the_handler() {
 }
 
 #[tokio::test]
-async fn row_056_panic_in_the_handler_that_an_outer_layer_catches() {
+async fn handler_panic_that_an_outer_layer_catches() {
     for handler in panicking() {
         let recorder = Recorder::new();
         let service = CatchPanicLayer::new().layer(recorder.around(handler));
@@ -174,7 +174,7 @@ async fn row_056_panic_in_the_handler_that_an_outer_layer_catches() {
 }
 
 #[tokio::test]
-async fn row_057_panic_in_the_body_that_an_outer_layer_does_not_catch() {
+async fn body_panic_that_no_outer_layer_catches() {
     for body in hints(body(["hello"]).panics()) {
         let recorder = Recorder::new();
         let service = CatchPanicLayer::new().layer(recorder.around(answers([Response::new(body)])));
@@ -185,7 +185,7 @@ async fn row_057_panic_in_the_body_that_an_outer_layer_does_not_catch() {
 }
 
 #[tokio::test]
-async fn row_058_service_error() {
+async fn service_error_fails_before_the_head() {
     for proto in [H11, H2] {
         let recorder = Recorder::new();
         let exchange = exchange(proto, body([]));
@@ -200,7 +200,7 @@ async fn row_058_service_error() {
 }
 
 #[tokio::test]
-async fn row_059_unusable_content_length() {
+async fn unusable_content_length_fails() {
     let account = failed("bad_length", BeforeBody, Dropped, 0).by(By::Downstream);
     for body in hints(body(["hello"])) {
         let no_number = exchange(H11, body.clone()).header("content-length", "ten");
@@ -213,7 +213,7 @@ async fn row_059_unusable_content_length() {
 }
 
 #[tokio::test]
-async fn row_060_content_length_and_transfer_encoding() {
+async fn content_length_beside_transfer_encoding() {
     for body in hints(body(["hello"])) {
         let exchange =
             exchange(H11, body).header("content-length", "5").header("transfer-encoding", "chunked");
@@ -226,7 +226,7 @@ async fn row_060_content_length_and_transfer_encoding() {
 }
 
 #[tokio::test]
-async fn row_061_hint_and_header_differ() {
+async fn exact_hint_and_header_differ() {
     for (hint, evidence) in [(false, Length), (true, EndHint)] {
         let exchange = exchange(H11, body(["helloworld"]).exact().hint(hint)).header("content-length", "7");
         // hyper's debug build asserts that they are equal, while it writes the head.
@@ -240,7 +240,7 @@ async fn row_061_hint_and_header_differ() {
 }
 
 #[tokio::test]
-async fn row_062_the_hint_counts_where_hint_and_header_differ() {
+async fn exact_hint_outweighs_a_different_header() {
     // By hand, because hyper's debug build panics: as many polls as a length encoder of 10 makes.
     for (hint, evidence) in [(false, Length), (true, EndHint)] {
         let exchange =

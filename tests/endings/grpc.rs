@@ -37,7 +37,7 @@ fn refused(evidence: Evidence, bytes: u64) -> Account {
 }
 
 #[tokio::test]
-async fn row_131_unary_and_server_streaming() {
+async fn unary_and_server_streaming_complete() {
     let (recorder, _server, _reporter, mut client) = health().await;
     client.check(service("svc")).await.unwrap();
     let record = recorder.only().await;
@@ -59,7 +59,7 @@ async fn row_131_unary_and_server_streaming() {
 }
 
 #[tokio::test]
-async fn row_132_server_streaming_that_fails_midway() {
+async fn server_streaming_that_fails_midway() {
     for hint in [false, true] {
         let gate = Gate::new();
         gate.open();
@@ -75,7 +75,7 @@ async fn row_132_server_streaming_that_fails_midway() {
 }
 
 #[tokio::test]
-async fn row_133_unary_error_in_the_headers() {
+async fn unary_error_in_the_headers() {
     let (recorder, _server, _reporter, mut client) = health().await;
     assert_eq!(client.check(service("none")).await.unwrap_err().code(), Code::NotFound);
     let record = recorder.only().await;
@@ -87,7 +87,7 @@ async fn row_133_unary_error_in_the_headers() {
 }
 
 #[tokio::test]
-async fn row_134_reset_mid_stream() {
+async fn reset_mid_stream_is_cancelled() {
     let (recorder, _server, _reporter, mut client) = health().await;
     let mut stream = client.watch(service("svc")).await.unwrap().into_inner();
     stream.message().await.unwrap().unwrap();

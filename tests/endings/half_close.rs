@@ -14,7 +14,7 @@ async fn serving(half_close: bool, body: MockBody) -> (Recorder, Script, Server)
 }
 
 #[tokio::test]
-async fn row_088_half_close_while_the_body_is_pending() {
+async fn half_close_while_the_body_is_pending() {
     for hint in [false, true] {
         let gate = Gate::new();
         let (recorder, _, server) =
@@ -29,7 +29,7 @@ async fn row_088_half_close_while_the_body_is_pending() {
 }
 
 #[tokio::test]
-async fn row_089_half_close_while_the_handler_runs() {
+async fn half_close_while_the_handler_runs() {
     let (gate, recorder) = (Gate::new(), Recorder::new());
     let waiting = gate.clone();
     let service = handler(move |_: http::Request<hyper::body::Incoming>| {
@@ -50,7 +50,7 @@ async fn row_089_half_close_while_the_handler_runs() {
 
 /// A race between never being called, being cut, and completing: as many records as calls.
 #[tokio::test]
-async fn row_090_half_close_right_after_the_request() {
+async fn half_close_right_after_the_request() {
     for hint in [false, true] {
         let evidence = if hint { EndHint } else { EndOfBody };
         let (recorder, script, server) =
@@ -68,7 +68,7 @@ async fn row_090_half_close_right_after_the_request() {
 }
 
 #[tokio::test]
-async fn row_091_half_close_that_the_server_allows() {
+async fn half_close_that_the_server_allows() {
     for (hint, evidence) in [(false, EndOfBody), (true, EndHint)] {
         let gate = Gate::new();
         let (recorder, _, server) = serving(true, body(["hello"]).wait(&gate).data("world").hint(hint)).await;
@@ -84,7 +84,7 @@ async fn row_091_half_close_that_the_server_allows() {
 }
 
 #[tokio::test]
-async fn row_092_half_close_that_the_server_allows_and_nobody_is_there() {
+async fn allowed_half_close_of_a_client_that_left() {
     let gate = Gate::new();
     let (recorder, _, server) = serving(true, body(["hello"]).wait(&gate).endless(1024)).await;
     let mut client = RawClient::get(server.addr).await;

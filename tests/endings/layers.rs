@@ -34,7 +34,7 @@ async fn ask(server: &Server, method: Method) -> RawClient {
 }
 
 #[tokio::test]
-async fn row_108_compression_polls_again_after_the_end() {
+async fn compression_polls_again_after_the_end() {
     for hint in [false, true] {
         let (recorder, server) = compressed(body(["hello", "world"]).hint(hint)).await;
         let mut client = ask(&server, Method::GET).await;
@@ -46,7 +46,7 @@ async fn row_108_compression_polls_again_after_the_end() {
 }
 
 #[tokio::test]
-async fn row_109_compression_with_other_ends() {
+async fn compression_with_other_ends() {
     for hint in [false, true] {
         let (recorder, server) = compressed(body(["hello"]).trailers().hint(hint)).await;
         ask(&server, Method::GET).await.read_to_end().await;
@@ -66,7 +66,7 @@ async fn row_109_compression_with_other_ends() {
 }
 
 #[tokio::test]
-async fn row_110_compression_of_head() {
+async fn compression_of_head() {
     for hint in [false, true] {
         let (recorder, server) = compressed(body(["hello"]).hint(hint)).await;
         ask(&server, Method::HEAD).await.read_to_end().await;
@@ -98,7 +98,7 @@ where
 }
 
 #[tokio::test]
-async fn row_111_outer_timeout_of_the_body() {
+async fn outer_timeout_of_the_body() {
     let gate = Gate::new();
     let body = body(["hello"]).wait(&gate);
     let account =
@@ -108,7 +108,7 @@ async fn row_111_outer_timeout_of_the_body() {
 }
 
 #[tokio::test]
-async fn row_112_outer_adapters_that_hide_the_hints() {
+async fn outer_adapters_that_hide_the_hints() {
     let full = || Response::new(body(["helloworld"]).exact().hint(true));
     let patient = wrapped(full(), |body| TimeoutBody::new(Duration::from_secs(60), body)).await;
     let rewrapped = wrapped(full(), |body| StreamBody::new(BodyStream::new(body))).await;
@@ -117,7 +117,7 @@ async fn row_112_outer_adapters_that_hide_the_hints() {
 }
 
 #[tokio::test]
-async fn row_113_outer_limit_below_a_stream() {
+async fn outer_limit_below_a_stream() {
     for hint in [false, true] {
         let long = || Response::new(body(["hello", "world", "never"]).hint(hint));
         assert_eq!(wrapped(long(), |body| Limited::new(body, 7)).await, cancelled(Phase::Body, 10));
@@ -131,7 +131,7 @@ async fn row_113_outer_limit_below_a_stream() {
 
 /// Not knowable: ours handed over all that it declared. Be outermost.
 #[tokio::test]
-async fn row_114_outer_limit_below_a_declared_length() {
+async fn outer_limit_below_a_declared_length() {
     for (hint, evidence) in [(false, Length), (true, EndHint)] {
         let exact = Response::new(body(["hello", "world"]).exact().hint(hint));
         assert_eq!(wrapped(exact, |body| Limited::new(body, 7)).await, completed(evidence, 10));
@@ -140,7 +140,7 @@ async fn row_114_outer_limit_below_a_declared_length() {
 
 /// Not knowable: the outer layer took everything. Be outermost.
 #[tokio::test]
-async fn row_115_outer_layer_that_buffers() {
+async fn outer_layer_that_buffers() {
     for hint in [false, true] {
         let (recorder, gate) = (Recorder::new(), Gate::new());
         let inner = recorder.around(answers([Response::new(body(["hello", "world"]).hint(hint))]));
@@ -164,7 +164,7 @@ async fn row_115_outer_layer_that_buffers() {
 }
 
 #[tokio::test]
-async fn row_116_outer_layer_that_replaces_the_response() {
+async fn outer_layer_that_replaces_the_response() {
     for hint in [false, true] {
         let recorder = Recorder::new();
         let inner = recorder.around(answers([Response::new(body(["hello"]).hint(hint))]));
@@ -177,7 +177,7 @@ async fn row_116_outer_layer_that_replaces_the_response() {
 }
 
 #[tokio::test]
-async fn row_117_axum_router_outside() {
+async fn axum_router_outside() {
     for (hint, evidence) in [(false, EndOfBody), (true, EndHint)] {
         let recorder = Recorder::new();
         let route = recorder.around(answers([Response::new(body(["hello", "world"]).hint(hint))]));
@@ -192,7 +192,7 @@ async fn row_117_axum_router_outside() {
 }
 
 #[tokio::test]
-async fn row_118_polled_past_the_end_hint() {
+async fn body_polled_past_its_end_hint() {
     let recorder = Recorder::new();
     let service = recorder.around(answers([Response::new(body(["hello", "world"]).hint(true))]));
     let response = service.oneshot(Request::new(())).await.unwrap();
@@ -201,7 +201,7 @@ async fn row_118_polled_past_the_end_hint() {
 }
 
 #[tokio::test]
-async fn row_119_rewrapped_stream_under_a_content_length() {
+async fn rewrapped_stream_under_a_content_length() {
     for (hint, evidence) in [(false, Length), (true, EndHint)] {
         let response = Response::builder().header("content-length", "10");
         let response = response.body(body(["hello", "world"]).hint(hint)).unwrap();

@@ -30,7 +30,7 @@ async fn cancelled_beyond(recorder: &Recorder, bytes: u64) {
 }
 
 #[tokio::test]
-async fn row_070_client_leaves_while_the_body_is_pending() {
+async fn client_leaves_while_the_body_is_pending() {
     for rst in [false, true] {
         for hint in [false, true] {
             let gate = Gate::new();
@@ -45,7 +45,7 @@ async fn row_070_client_leaves_while_the_body_is_pending() {
 }
 
 #[tokio::test]
-async fn row_071_client_leaves_while_the_body_is_ready() {
+async fn client_leaves_while_the_body_is_ready() {
     for rst in [false, true] {
         let (recorder, server) = serving(false, body([]).endless(FRAME)).await;
         let mut client = RawClient::get(server.addr).await;
@@ -57,7 +57,7 @@ async fn row_071_client_leaves_while_the_body_is_ready() {
 
 /// Not knowable: the buffers take the whole body before the client leaves.
 #[tokio::test]
-async fn row_072_body_that_fits_the_buffers() {
+async fn body_that_fits_the_buffers_completes() {
     for (hint, evidence) in [(false, EndOfBody), (true, EndHint)] {
         let quarter = || vec![b'x'; FRAME];
         let body = body([]).data(quarter()).data(quarter()).data(quarter()).data(quarter()).hint(hint);
@@ -75,7 +75,7 @@ const LARGE: usize = 8_000_000;
 
 /// Not knowable: hyper takes the one frame whole, whatever the client reads.
 #[tokio::test]
-async fn row_073_one_large_frame_that_is_known_to_be_the_last() {
+async fn one_large_frame_known_to_be_the_last() {
     for (hint, length, evidence) in [(false, true, Length), (true, false, EndHint), (true, true, EndHint)] {
         let mut exchange = exchange(H11, body([]).data(vec![b'x'; LARGE]).hint(hint));
         if length {
@@ -98,7 +98,7 @@ async fn row_073_one_large_frame_that_is_known_to_be_the_last() {
 }
 
 #[tokio::test]
-async fn row_074_one_large_frame_that_may_not_be_the_last() {
+async fn one_large_frame_perhaps_not_the_last() {
     let (recorder, server) = serving(false, body([]).data(vec![b'x'; LARGE])).await;
     let mut client = RawClient::connect_small(server.addr).await;
     client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
@@ -109,7 +109,7 @@ async fn row_074_one_large_frame_that_may_not_be_the_last() {
 }
 
 #[tokio::test]
-async fn row_075_client_leaves_at_the_logical_end() {
+async fn client_leaves_at_the_logical_end() {
     for hint in [false, true] {
         let gate = Gate::new();
         let events = body(["data: 1\n\n", "data: [DONE]\n\n"]).wait(&gate).data("").hint(hint);
@@ -124,7 +124,7 @@ async fn row_075_client_leaves_at_the_logical_end() {
 }
 
 #[tokio::test]
-async fn row_076_reset_while_the_body_is_pending() {
+async fn reset_while_the_body_is_pending() {
     for hint in [false, true] {
         let gate = Gate::new();
         let (recorder, server) = serving(true, pending(&gate, hint)).await;
@@ -138,7 +138,7 @@ async fn row_076_reset_while_the_body_is_pending() {
     }
 }
 
-/// Reads and releases until it has so many bytes.
+/// Reads and releases until it has that number of bytes.
 async fn read_some(body: &mut h2::RecvStream, bytes: usize) {
     let mut read = 0;
     while read < bytes {
@@ -149,7 +149,7 @@ async fn read_some(body: &mut h2::RecvStream, bytes: usize) {
 }
 
 #[tokio::test]
-async fn row_077_reset_while_the_body_is_ready() {
+async fn reset_while_the_body_is_ready() {
     let (recorder, server) = serving(true, body([]).endless(FRAME)).await;
     let mut client = H2Client::connect(server.addr).await;
     let (response, mut sending) = client.get();
@@ -160,7 +160,7 @@ async fn row_077_reset_while_the_body_is_ready() {
 }
 
 #[tokio::test]
-async fn row_078_http2_connection_lost() {
+async fn http2_connection_is_lost() {
     for rst in [false, true] {
         for ready in [false, true] {
             let gate = Gate::new();
@@ -190,7 +190,7 @@ async fn row_078_http2_connection_lost() {
 }
 
 #[tokio::test]
-async fn row_079_reset_at_the_declared_length() {
+async fn reset_at_the_declared_length() {
     for hint in [false, true] {
         let gate = Gate::new();
         let exchange =

@@ -27,7 +27,7 @@ async fn unpolled(make: impl Fn(MockBody) -> Exchange) {
 }
 
 #[tokio::test]
-async fn row_028_head() {
+async fn head_response_is_not_polled() {
     for proto in [H10, H11] {
         unpolled(|body| exchange(proto, body).method(Method::HEAD)).await;
         unpolled(|body| {
@@ -43,7 +43,7 @@ async fn row_028_head() {
 }
 
 #[tokio::test]
-async fn row_029_no_content_and_not_modified() {
+async fn no_content_and_not_modified_are_not_polled() {
     for proto in [H10, H11] {
         for status in [204, 304] {
             unpolled(|body| exchange(proto, body).status(status)).await;
@@ -54,7 +54,7 @@ async fn row_029_no_content_and_not_modified() {
 }
 
 #[tokio::test]
-async fn row_030_switching_protocols() {
+async fn switching_protocols_is_not_polled() {
     unpolled(|body| {
         exchange(H11, body)
             .status(101)
@@ -67,12 +67,12 @@ async fn row_030_switching_protocols() {
 }
 
 #[tokio::test]
-async fn row_031_connect() {
+async fn accepted_connect_is_not_polled() {
     unpolled(|body| exchange(H11, body).method(Method::CONNECT)).await;
 }
 
 #[tokio::test]
-async fn row_032_connect_on_http2() {
+async fn accepted_connect_on_http2() {
     for body in bodies() {
         let exchange = exchange(H2, body).method(Method::CONNECT);
         let recorder = Recorder::new();
@@ -86,7 +86,7 @@ async fn row_032_connect_on_http2() {
 }
 
 #[tokio::test]
-async fn row_033_refused_connect_and_reset_content_have_a_body() {
+async fn refused_connect_and_reset_content_have_a_body() {
     for (hint, evidence) in [(false, EndOfBody), (true, EndHint)] {
         let body = || body(["helloworld"]).hint(hint);
         let refused = exchange(H11, body()).method(Method::CONNECT).status(400);
@@ -97,12 +97,12 @@ async fn row_033_refused_connect_and_reset_content_have_a_body() {
 }
 
 #[tokio::test]
-async fn row_034_informational_status_from_the_handler() {
+async fn informational_status_from_the_handler() {
     unpolled(|body| exchange(H11, body).status(103)).await;
 }
 
 #[tokio::test]
-async fn row_035_head_on_http2_is_polled_and_not_counted() {
+async fn head_on_http2_is_polled_and_not_counted() {
     let polled = completed(NoBody, 0).in_phase(Phase::Body);
     for body in bodies() {
         exchange(H2, body).method(Method::HEAD).expect(polled).await;
@@ -114,7 +114,7 @@ async fn row_035_head_on_http2_is_polled_and_not_counted() {
 }
 
 #[tokio::test]
-async fn row_036_no_content_and_not_modified_on_http2_are_sent_and_not_counted() {
+async fn bodiless_statuses_on_http2_are_not_counted() {
     for status in [204, 304] {
         for body in bodies() {
             let exchange = exchange(H2, body).status(status);
@@ -142,7 +142,7 @@ where
 }
 
 #[tokio::test]
-async fn row_037_axum_answers_head_by_its_get_route_with_the_layer_inside() {
+async fn axum_head_by_its_get_route_inside() {
     for h2 in [false, true] {
         for hint in [false, true] {
             let recorder = Recorder::new();
@@ -154,7 +154,7 @@ async fn row_037_axum_answers_head_by_its_get_route_with_the_layer_inside() {
 }
 
 #[tokio::test]
-async fn row_038_axum_answers_head_with_the_layer_outside() {
+async fn axum_head_with_the_layer_outside() {
     for h2 in [false, true] {
         let recorder = Recorder::new();
         let router = Router::new().route("/", get(|| async { "helloworld" }));
@@ -163,8 +163,8 @@ async fn row_038_axum_answers_head_with_the_layer_outside() {
 }
 
 #[tokio::test]
-async fn row_039_files() {
-    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("row_039");
+async fn files_answer_head_and_conditional_requests() {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("files_to_serve");
     std::fs::create_dir_all(&directory).unwrap();
     std::fs::write(directory.join("file"), "helloworld").unwrap();
     let ask = async |request: &'static str| {

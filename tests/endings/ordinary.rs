@@ -22,36 +22,36 @@ fn two() -> MockBody {
 }
 
 #[tokio::test]
-async fn row_001_chunked_read_to_end() {
+async fn chunked_body_read_to_its_end_completes() {
     let reply = exchange(H11, two()).delivers("helloworld", completed(EndOfBody, 10)).await;
     assert!(reply.text().contains("transfer-encoding: chunked"), "{}", reply.text());
 }
 
 #[tokio::test]
-async fn row_002_end_reported_after_the_last_frame() {
+async fn end_hint_after_the_last_frame_completes() {
     exchange(H11, two().hint(true)).delivers("helloworld", completed(EndHint, 10)).await;
 }
 
 #[tokio::test]
-async fn row_003_exact_hint_and_no_end_hint() {
+async fn exact_hint_alone_completes_by_length() {
     exchange(H11, two().exact()).delivers("helloworld", completed(Length, 10)).await;
 }
 
 #[tokio::test]
-async fn row_004_exact_hint_and_end_hint() {
+async fn exact_hint_with_end_hint_completes() {
     exchange(H11, body(["helloworld"]).exact().hint(true))
         .delivers("helloworld", completed(EndHint, 10))
         .await;
 }
 
 #[tokio::test]
-async fn row_005_content_length_header_over_a_stream_of_unknown_size() {
+async fn content_length_completes_a_stream_of_unknown_size() {
     let exchange = |hint| exchange(H11, two().hint(hint)).header("content-length", "10");
     both(exchange, Length, EndHint, "helloworld").await;
 }
 
 #[tokio::test]
-async fn row_006_what_follows_the_declared_length_is_never_polled() {
+async fn nothing_beyond_the_declared_length_is_polled() {
     let closed = Gate::new();
     for tail in [two().wait(&closed), two().fails(), two().trailers()] {
         for hint in [false, true] {
@@ -63,14 +63,14 @@ async fn row_006_what_follows_the_declared_length_is_never_polled() {
 }
 
 #[tokio::test]
-async fn row_007_http2_polls_on_at_the_declared_length() {
+async fn http2_polls_on_at_the_declared_length() {
     both(|hint| exchange(H2, two().exact().hint(hint)), EndOfBody, EndHint, "helloworld").await;
     let header = |hint| exchange(H2, two().hint(hint)).header("content-length", "10");
     both(header, EndOfBody, EndHint, "helloworld").await;
 }
 
 #[tokio::test]
-async fn row_008_http2_error_after_the_declared_length() {
+async fn http2_error_after_the_declared_length() {
     for hint in [false, true] {
         let exchange =
             exchange(H2, body(["helloworld"]).yields().fails().hint(hint)).header("content-length", "10");
@@ -80,7 +80,7 @@ async fn row_008_http2_error_after_the_declared_length() {
 }
 
 #[tokio::test]
-async fn row_009_empty_body_with_end_hint() {
+async fn empty_body_with_end_hint_completes_unpolled() {
     for proto in [H10, H11, H2] {
         exchange(proto, body([]).hint(true)).delivers("", completed(NothingToSend, 0)).await;
         for empty in [|| boxed(Empty::<Bytes>::new()), || boxed(Full::<Bytes>::from(""))] {
@@ -95,7 +95,7 @@ async fn row_009_empty_body_with_end_hint() {
 }
 
 #[tokio::test]
-async fn row_010_declared_length_zero() {
+async fn declared_length_zero_completes() {
     let unpolled = completed(Length, 0).in_phase(Phase::BeforeBody);
     for proto in [H10, H11] {
         exchange(proto, body([]).exact()).delivers("", unpolled).await;
@@ -104,20 +104,20 @@ async fn row_010_declared_length_zero() {
 }
 
 #[tokio::test]
-async fn row_011_declared_length_zero_on_http2() {
+async fn declared_length_zero_completes_on_http2() {
     exchange(H2, body([]).exact()).delivers("", completed(EndOfBody, 0)).await;
     exchange(H2, body([])).header("content-length", "0").delivers("", completed(EndOfBody, 0)).await;
 }
 
 #[tokio::test]
-async fn row_012_empty_stream_of_which_nothing_is_known() {
+async fn empty_stream_without_hints_completes() {
     for proto in [H10, H11, H2] {
         exchange(proto, body([])).delivers("", completed(EndOfBody, 0)).await;
     }
 }
 
 #[tokio::test]
-async fn row_013_zero_length_frames_are_frames_and_no_end() {
+async fn zero_length_frames_do_not_end_a_body() {
     for proto in [H10, H11, H2] {
         for (hint, evidence) in [(false, EndOfBody), (true, EndHint)] {
             let (reply, record) = exchange(proto, body(["", "abc", ""]).hint(hint)).run().await;
@@ -129,7 +129,7 @@ async fn row_013_zero_length_frames_are_frames_and_no_end() {
 }
 
 #[tokio::test]
-async fn row_014_zero_length_frame_after_the_declared_length() {
+async fn zero_length_frame_after_the_declared_length() {
     for hint in [false, true] {
         let exchange = exchange(H11, body(["abc", ""]).hint(hint)).header("content-length", "3");
         let (_, record) = exchange.run().await;
@@ -139,7 +139,7 @@ async fn row_014_zero_length_frame_after_the_declared_length() {
 }
 
 #[tokio::test]
-async fn row_015_more_than_declared() {
+async fn surplus_beyond_the_length_completes() {
     for hint in [false, true] {
         let exchange =
             exchange(H11, body(["12345678", "12345678", "never"]).hint(hint)).header("content-length", "10");
@@ -151,7 +151,7 @@ async fn row_015_more_than_declared() {
 }
 
 #[tokio::test]
-async fn row_016_more_than_declared_on_http2() {
+async fn surplus_beyond_the_length_on_http2() {
     for (hint, evidence) in [(false, EndOfBody), (true, EndHint)] {
         let exchange = exchange(H2, body(["12345678", "12345678", "12345678"]).hint(hint))
             .header("content-length", "10");
@@ -163,20 +163,20 @@ async fn row_016_more_than_declared_on_http2() {
 }
 
 #[tokio::test]
-async fn row_017_short_of_the_declared_length() {
+async fn body_short_of_its_length_fails() {
     let exchange = exchange(H11, body(["hello"])).header("content-length", "10");
     let reply = exchange.delivers("", failed("short_body", Phase::Body, EndOfBody, 5)).await;
     assert!(reply.raw.is_empty(), "hyper flushes nothing of it");
 }
 
 #[tokio::test]
-async fn row_018_short_of_the_declared_length_by_the_end_hint() {
+async fn end_hint_short_of_the_length_fails() {
     let exchange = exchange(H11, body(["hello"]).hint(true)).header("content-length", "10");
     exchange.delivers("hello", failed("short_body", Phase::Body, EndHint, 5)).await;
 }
 
 #[tokio::test]
-async fn row_019_short_of_the_declared_length_on_http2() {
+async fn body_short_of_its_length_fails_on_http2() {
     for (hint, evidence) in [(false, EndOfBody), (true, EndHint)] {
         let exchange = exchange(H2, body(["hello"]).hint(hint)).header("content-length", "10");
         let reply = exchange.expect(failed("short_body", Phase::Body, evidence, 5)).await;
@@ -185,29 +185,29 @@ async fn row_019_short_of_the_declared_length_on_http2() {
 }
 
 #[tokio::test]
-async fn row_020_http10_is_delimited_by_the_close() {
+async fn http10_body_is_delimited_by_the_close() {
     both(|hint| exchange(H10, two().hint(hint)), EndOfBody, EndHint, "helloworld").await;
 }
 
 #[tokio::test]
-async fn row_021_http10_with_keep_alive() {
+async fn http10_with_keep_alive_completes() {
     let exchange = |hint| exchange(H10, two().hint(hint)).asks("connection", "keep-alive");
     both(exchange, EndOfBody, EndHint, "helloworld").await;
 }
 
 #[tokio::test]
-async fn row_022_http10_with_an_exact_hint() {
+async fn http10_with_an_exact_hint_completes() {
     both(|hint| exchange(H10, two().exact().hint(hint)), Length, EndHint, "helloworld").await;
 }
 
 #[tokio::test]
-async fn row_023_chunked_by_the_handler_wins_over_an_exact_hint() {
+async fn handlers_chunked_header_wins_over_an_exact_hint() {
     let exchange = |hint| exchange(H11, two().exact().hint(hint)).header("transfer-encoding", "chunked");
     both(exchange, EndOfBody, EndHint, "helloworld").await;
 }
 
 #[tokio::test]
-async fn row_024_pipelined_requests_run_one_after_the_other() {
+async fn pipelined_requests_run_one_after_the_other() {
     let gate = Gate::new();
     let first = body(["first"]).wait(&gate);
     let script = answers([Response::new(first), Response::new(body(["second"]).hint(true))]);
@@ -232,7 +232,7 @@ async fn row_024_pipelined_requests_run_one_after_the_other() {
 const EXPECT: &str = "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n";
 
 #[tokio::test]
-async fn row_025_expect_continue_honoured() {
+async fn expect_continue_that_is_honoured() {
     for (hint, evidence) in [(false, EndOfBody), (true, EndHint)] {
         let recorder = Recorder::new();
         let service = handler(move |request: http::Request<Incoming>| async move {
@@ -251,7 +251,7 @@ async fn row_025_expect_continue_honoured() {
 }
 
 #[tokio::test]
-async fn row_026_expect_continue_ignored() {
+async fn expect_continue_that_is_ignored() {
     for (hint, evidence) in [(false, EndOfBody), (true, EndHint)] {
         let recorder = Recorder::new();
         let service =
@@ -268,7 +268,7 @@ async fn row_026_expect_continue_ignored() {
 }
 
 #[tokio::test]
-async fn row_027_body_that_claims_its_end_at_hand_over() {
+async fn body_that_claims_its_end_at_hand_over() {
     for proto in [H10, H11, H2] {
         let reply =
             exchange(proto, two().claims_end_after(0)).delivers("", completed(NothingToSend, 0)).await;

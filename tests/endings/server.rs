@@ -20,7 +20,7 @@ fn pending(gate: &Gate, hint: bool) -> MockBody {
 }
 
 #[tokio::test]
-async fn row_101_graceful_shutdown_mid_stream() {
+async fn graceful_shutdown_lets_a_stream_complete() {
     for (hint, evidence) in HINTS {
         for h2 in [false, true] {
             let (gate, recorder) = (Gate::new(), Recorder::new());
@@ -56,7 +56,7 @@ async fn axum_stream(gate: &Gate, hint: bool, recorder: &Recorder) -> (TcpListen
 }
 
 #[tokio::test]
-async fn row_101_graceful_shutdown_mid_stream_of_axum() {
+async fn graceful_shutdown_of_axum() {
     for (hint, evidence) in HINTS {
         let (gate, stop, recorder) = (Gate::new(), Gate::new(), Recorder::new());
         let (listener, router) = axum_stream(&gate, hint, &recorder).await;
@@ -76,7 +76,7 @@ async fn row_101_graceful_shutdown_mid_stream_of_axum() {
 }
 
 #[tokio::test]
-async fn row_102_axum_server_aborted_mid_stream() {
+async fn axum_server_aborted_mid_stream() {
     for (hint, evidence) in HINTS {
         let (gate, recorder) = (Gate::new(), Recorder::new());
         let (listener, router) = axum_stream(&gate, hint, &recorder).await;
@@ -117,12 +117,12 @@ async fn aborted(h2: bool) {
 }
 
 #[tokio::test]
-async fn row_103_connection_task_aborted() {
+async fn connection_task_aborted() {
     aborted(false).await;
 }
 
 #[tokio::test]
-async fn row_104_http2_connection_task_aborted() {
+async fn http2_connection_task_aborted() {
     aborted(true).await;
 }
 
@@ -160,7 +160,7 @@ async fn runtime_dies(h2: bool, server: Runtime, end: fn(Runtime)) {
 }
 
 #[tokio::test]
-async fn row_105_runtime_shut_down() {
+async fn servers_runtime_shut_down() {
     let ends: [fn(Runtime); 3] =
         [drop, Runtime::shutdown_background, |rt| rt.shutdown_timeout(std::time::Duration::from_secs(1))];
     for end in ends {
@@ -173,7 +173,7 @@ async fn row_105_runtime_shut_down() {
 }
 
 #[test]
-fn row_105_runtime_of_the_layer_itself_shut_down() {
+fn layers_own_runtime_shut_down() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let (gate, recorder) = (Gate::new(), runtime.block_on(async { Recorder::new() }));
     let service = recorder.around(answers([Response::new(pending(&gate, true))]));
@@ -191,7 +191,7 @@ fn row_105_runtime_of_the_layer_itself_shut_down() {
 }
 
 #[tokio::test]
-async fn row_106_body_dropped_on_a_plain_thread() {
+async fn body_dropped_on_a_plain_thread() {
     let (gate, recorder) = (Gate::new(), Recorder::new());
     let service = recorder.around(answers([Response::new(pending(&gate, true))]));
     let mut body = service.oneshot(Request::new(())).await.unwrap().into_body();
@@ -212,7 +212,7 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn row_107_client_sends_goaway_and_keeps_reading() {
+async fn client_sends_goaway_and_keeps_reading() {
     for (hint, evidence) in HINTS {
         let (gate, recorder) = (Gate::new(), Recorder::new());
         let script = answers([Response::new(pending(&gate, hint))]);

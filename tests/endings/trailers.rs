@@ -14,7 +14,7 @@ fn summed() -> [MockBody; 2] {
 }
 
 #[tokio::test]
-async fn row_040_trailers_that_the_client_asked_for() {
+async fn requested_trailers_are_sent_and_recorded() {
     for body in summed() {
         let (reply, record) =
             exchange(H11, body).asks("te", "trailers").header("trailer", "x-sum").run().await;
@@ -26,7 +26,7 @@ async fn row_040_trailers_that_the_client_asked_for() {
 }
 
 #[tokio::test]
-async fn row_041_trailers_that_are_not_sent() {
+async fn trailers_that_are_not_sent_are_recorded() {
     for body in summed() {
         let unasked = exchange(H11, body.clone()).header("trailer", "x-sum");
         let unannounced = exchange(H11, body.clone()).asks("te", "trailers");
@@ -38,7 +38,7 @@ async fn row_041_trailers_that_are_not_sent() {
 }
 
 #[tokio::test]
-async fn row_042_trailers_on_http2() {
+async fn trailers_on_http2_are_sent() {
     for body in summed() {
         let reply = exchange(H2, body).delivers("hello", completed(Trailers, 5)).await;
         assert_eq!(reply.trailers, Some(trailers(&[("x-sum", "abc")])));
@@ -46,7 +46,7 @@ async fn row_042_trailers_on_http2() {
 }
 
 #[tokio::test]
-async fn row_043_trailers_only() {
+async fn trailers_alone_complete_a_body() {
     for proto in [H10, H11, H2] {
         for hint in [false, true] {
             exchange(proto, body([]).trailers().hint(hint)).delivers("", completed(Trailers, 0)).await;
@@ -55,7 +55,7 @@ async fn row_043_trailers_only() {
 }
 
 #[tokio::test]
-async fn row_044_end_reported_before_the_trailers() {
+async fn end_hint_before_the_trailers_hides_them() {
     for proto in [H11, H2] {
         let body = body(["hello"]).trailers().claims_end_after(1);
         let (reply, record) = exchange(proto, body).run().await;
@@ -65,7 +65,7 @@ async fn row_044_end_reported_before_the_trailers() {
 }
 
 #[tokio::test]
-async fn row_045_frames_after_trailers_are_never_polled() {
+async fn frames_after_trailers_are_never_polled() {
     for proto in [H10, H11, H2] {
         for hint in [false, true] {
             // The body panics if it is polled on.
@@ -76,7 +76,7 @@ async fn row_045_frames_after_trailers_are_never_polled() {
 }
 
 #[tokio::test]
-async fn row_046_adapters_that_poll_on_after_trailers() {
+async fn adapters_that_poll_on_after_trailers() {
     for body in summed() {
         let respond = async |recorder: &Recorder| {
             let service = recorder.around(answers([Response::new(body.clone())]));
@@ -100,7 +100,7 @@ async fn row_046_adapters_that_poll_on_after_trailers() {
 }
 
 #[tokio::test]
-async fn row_047_declared_length_before_trailers() {
+async fn declared_length_before_trailers() {
     for hint in [false, true] {
         let recorder = Recorder::new();
         let service = handler(move |_| async move {

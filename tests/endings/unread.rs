@@ -54,29 +54,29 @@ async fn stalls(size: usize, bytes: std::ops::RangeInclusive<usize>) {
 }
 
 #[tokio::test]
-async fn row_093_window_never_released() {
+async fn window_never_released() {
     stalls(16 * 1024, WINDOW..=WINDOW + 2 * 16 * 1024).await;
 }
 
 #[tokio::test]
-async fn row_094_window_never_released_with_large_frames() {
+async fn window_never_released_with_large_frames() {
     stalls(1 << 20, 1 << 20..=2 << 20).await;
 }
 
 #[tokio::test]
-async fn row_095_one_large_frame_with_the_end_hint() {
+async fn one_large_frame_with_the_end_hint() {
     let body = body([]).data(frame(8_000_000)).hint(true);
     unread(body).await.completes_unread(completed(EndHint, 8_000_000)).await;
 }
 
 #[tokio::test]
-async fn row_096_one_large_frame_without_the_end_hint() {
+async fn one_large_frame_without_the_end_hint() {
     let body = body([]).data(frame(8_000_000));
     unread(body).await.completes_unread(completed(EndOfBody, 8_000_000)).await;
 }
 
 #[tokio::test]
-async fn row_097_window_full_inside_the_last_frame() {
+async fn window_full_inside_the_last_frame() {
     for (hint, evidence) in [(false, EndOfBody), (true, EndHint)] {
         let body = body([]).data(frame(30_000)).data(frame(30_000)).data(frame(30_000)).hint(hint);
         unread(body).await.completes_unread(completed(evidence, 90_000)).await;
@@ -85,7 +85,7 @@ async fn row_097_window_full_inside_the_last_frame() {
 
 /// Completed by the hint, although the last ten bytes are never sent: it is the body's own word.
 #[tokio::test]
-async fn row_098_window_full_before_the_last_frame() {
+async fn window_full_before_the_last_frame() {
     let unread = unread(body([]).data(frame(WINDOW)).data(frame(10)).hint(true)).await;
     unread.recorder.pulled(WINDOW as u64 + 10).await;
     unread.recorder.assert_open(1);
@@ -93,7 +93,7 @@ async fn row_098_window_full_before_the_last_frame() {
 }
 
 #[tokio::test]
-async fn row_099_window_full_before_the_trailers() {
+async fn window_full_before_the_trailers() {
     for hint in [false, true] {
         let body = body([]).data(frame(WINDOW)).trailers().hint(hint);
         unread(body).await.completes_unread(completed(Trailers, WINDOW as u64)).await;
@@ -101,7 +101,7 @@ async fn row_099_window_full_before_the_trailers() {
 }
 
 #[tokio::test]
-async fn row_100_many_small_frames_unread() {
+async fn many_small_frames_unread() {
     let unread = unread(body([]).endless(100)).await;
     let held = unread.response;
     // The client itself ends the connection: too many frames that nobody reads.

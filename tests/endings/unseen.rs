@@ -90,12 +90,12 @@ async fn blind(request: &[u8], takes: Takes) {
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
 #[tokio::test]
-async fn row_080_next_request_pipelined() {
+async fn pipelined_request_hides_that_the_client_left() {
     blind(&[GET, GET].concat(), Takes::Drops).await;
 }
 
 #[tokio::test]
-async fn row_081_stray_bytes_after_the_request() {
+async fn stray_bytes_hide_that_the_client_left() {
     blind(&[GET, b"\r\n"].concat(), Takes::Drops).await;
     blind(&[GET, b"x"].concat(), Takes::Drops).await;
 }
@@ -108,19 +108,19 @@ fn large_post() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn row_082_request_body_dropped_unread() {
+async fn request_body_dropped_unread() {
     blind(b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n", Takes::Drops)
         .await;
 }
 
 #[tokio::test]
-async fn row_083_request_body_held_unread() {
+async fn request_body_held_unread() {
     blind(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n", Takes::Holds).await;
     blind(&large_post(), Takes::Holds).await;
 }
 
 #[tokio::test]
-async fn row_084_request_body_read_or_small() {
+async fn request_body_read_or_small() {
     const POST: &[u8] = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n12345";
     for takes in [Takes::Reads, Takes::Drops, Takes::Holds] {
         for rst in [false, true] {
@@ -134,7 +134,7 @@ async fn row_084_request_body_read_or_small() {
 }
 
 #[tokio::test]
-async fn row_085_request_body_unread_on_http2() {
+async fn request_body_unread_on_http2() {
     let (gate, recorder) = (Gate::new(), Recorder::new());
     let stream = body(["hello"]).wait(&gate);
     let server = serve(Options::h2(), recorder.around(answers([Response::new(stream)]))).await;
@@ -149,7 +149,7 @@ async fn row_085_request_body_unread_on_http2() {
 }
 
 #[tokio::test]
-async fn row_086_silent_peer() {
+async fn silent_peer_is_found_by_pings() {
     let (gate, recorder) = (Gate::new(), Recorder::new());
     let stream = body(["hello"]).wait(&gate);
     let options = Options { pings: Some(Duration::from_millis(100)), ..Options::h2() };
@@ -172,7 +172,7 @@ async fn row_086_silent_peer() {
 }
 
 #[tokio::test]
-async fn row_087_client_stops_reading() {
+async fn client_that_stops_reading_stalls_its_stream() {
     for rst in [false, true] {
         let recorder = Recorder::new();
         let endless = body([]).endless(16 * 1024);

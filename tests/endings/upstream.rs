@@ -109,14 +109,14 @@ fn cut() -> Account {
 }
 
 #[tokio::test]
-async fn row_120_upstream_length_complete() {
+async fn upstream_length_is_complete() {
     let (account, mut gateway) = h1(LENGTH, "world", false, Hands::On).await;
     assert_eq!(account, completed(EndHint, 10));
     gateway.client.read_until("helloworld").await;
 }
 
 #[tokio::test]
-async fn row_121_upstream_cut_short() {
+async fn upstream_is_cut_short() {
     for first in [LENGTH, CHUNKED] {
         for rst in [false, true] {
             assert_eq!(h1(first, "", rst, Hands::On).await.0, cut());
@@ -125,14 +125,14 @@ async fn row_121_upstream_cut_short() {
 }
 
 #[tokio::test]
-async fn row_122_upstream_delimited_by_its_close() {
+async fn upstream_delimited_by_its_close() {
     // Complete or cut: not knowable.
     assert_eq!(h1(UNDELIMITED, "world", false, Hands::On).await.0, completed(EndOfBody, 10));
     assert_eq!(h1(UNDELIMITED, "", true, Hands::On).await.0, cut());
 }
 
 #[tokio::test]
-async fn row_123_upstream_chunked_with_trailers() {
+async fn upstream_chunked_with_trailers() {
     let (account, _) = h1(CHUNKED, "5\r\nworld\r\n0\r\nx-sum: abc\r\n\r\n", false, Hands::On).await;
     assert_eq!(account, completed(Trailers, 10));
 }
@@ -178,21 +178,21 @@ async fn h2(length: bool, ends: Ends) -> (Account, Gateway) {
 }
 
 #[tokio::test]
-async fn row_124_http2_upstream_ended_by_an_empty_frame() {
+async fn http2_upstream_ended_by_an_empty_frame() {
     let (account, gateway) = h2(false, Ends::Data("")).await;
     assert_eq!(account, completed(EndHint, 5));
     assert_eq!(gateway.recorder.only().await.metrics().frames(), 2);
 }
 
 #[tokio::test]
-async fn row_125_http2_upstream_ended_on_data_or_by_trailers() {
+async fn http2_upstream_ended_on_data_or_trailers() {
     assert_eq!(h2(false, Ends::Data("world")).await.0, completed(EndHint, 10));
     assert_eq!(h2(true, Ends::Data("world")).await.0, completed(EndHint, 10));
     assert_eq!(h2(false, Ends::Trailers).await.0, completed(Trailers, 5));
 }
 
 #[tokio::test]
-async fn row_126_http2_upstream_cut_short() {
+async fn http2_upstream_is_cut_short() {
     let resets = [h2::Reason::CANCEL, h2::Reason::INTERNAL_ERROR, h2::Reason::REFUSED_STREAM];
     for ends in resets.map(Ends::Reset).into_iter().chain([Ends::Lost]) {
         for length in [false, true] {
@@ -203,7 +203,7 @@ async fn row_126_http2_upstream_cut_short() {
 }
 
 #[tokio::test]
-async fn row_127_http2_upstream_reset_without_an_error() {
+async fn http2_upstream_reset_without_an_error() {
     let ends = Ends::Reset(h2::Reason::NO_ERROR);
     assert_eq!(h2(true, ends).await.0, failed("short_body", Phase::Body, EndOfBody, 5));
     // Nothing was declared: not knowable.
@@ -211,14 +211,14 @@ async fn row_127_http2_upstream_reset_without_an_error() {
 }
 
 #[tokio::test]
-async fn row_128_time_limit_on_the_upstream() {
+async fn time_limit_on_the_upstream() {
     let never = Gate::new();
     let gateway = gateway(upstream(LENGTH, &never, "", false).await, false, Hands::Timed).await;
     assert_eq!(gateway.recorder.account().await, cut());
 }
 
 #[tokio::test]
-async fn row_129_upstream_rewrapped_as_a_stream() {
+async fn upstream_rewrapped_as_a_stream() {
     assert_eq!(h1(LENGTH, "world", false, Hands::Rewrapped).await.0, completed(Length, 10));
     let chunks = h1(CHUNKED, "5\r\nworld\r\n0\r\n\r\n", false, Hands::Rewrapped).await.0;
     assert_eq!(chunks, completed(EndOfBody, 10));
@@ -226,7 +226,7 @@ async fn row_129_upstream_rewrapped_as_a_stream() {
 }
 
 #[tokio::test]
-async fn row_130_full_proxy() {
+async fn proxy_reports_its_upstreams_endings() {
     assert_eq!(h1(LENGTH, "world", false, Hands::On).await.0, completed(EndHint, 10));
     let chunks = h1(CHUNKED, "5\r\nworld\r\n0\r\n\r\n", false, Hands::On).await.0;
     assert_eq!(chunks, completed(EndOfBody, 10));

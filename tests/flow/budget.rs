@@ -39,7 +39,7 @@ async fn answer(_: Request<()>) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_grows_to_three_quarters_and_then_a_short_tail_follows_it() {
+async fn head_stops_at_three_quarters_before_a_tail() {
     let budget = MemoryBudget::new(LIMIT as usize);
     let harness = bounded(&budget);
     let mut flow = harness.open().await;
@@ -58,7 +58,7 @@ async fn a_head_grows_to_three_quarters_and_then_a_short_tail_follows_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn beyond_nine_tenths_nothing_is_captured_and_the_counts_stay_right() {
+async fn nothing_is_captured_beyond_nine_tenths() {
     let budget = MemoryBudget::new(LIMIT as usize);
     let (full, harness) = (bounded(&budget), bounded(&budget));
     let held = filled(&full, &budget).await;
@@ -81,7 +81,7 @@ async fn beyond_nine_tenths_nothing_is_captured_and_the_counts_stay_right() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_budget_is_never_exceeded_and_wholly_given_back() {
+async fn budget_is_never_exceeded_and_given_back() {
     for capture in [
         Capture::all(1 << 30),
         Capture::tail(300 * 1024),
@@ -122,7 +122,7 @@ async fn the_budget_is_never_exceeded_and_wholly_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_greedy_stream_takes_nothing_from_a_hundred_others() {
+async fn greedy_stream_takes_nothing_from_the_others() {
     let budget = MemoryBudget::new(8 << 20);
     let harness = bounded(&budget);
     let mut greedy = harness.open().await;
@@ -149,7 +149,7 @@ async fn one_greedy_stream_takes_nothing_from_a_hundred_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_room_a_call_is_rejected_if_asked_for() {
+async fn without_room_a_call_can_be_rejected() {
     let budget = MemoryBudget::new(LIMIT as usize);
     let harness =
         harness(|layer| layer.capture(Capture::none()).memory_budget(&budget).when_full(WhenFull::Reject));
@@ -187,7 +187,7 @@ async fn without_room_a_call_waits_until_there_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waits_for_room_is_rejected_by_the_shutdown() {
+async fn shutdown_rejects_a_call_waiting_for_room() {
     let budget = MemoryBudget::new(LIMIT as usize);
     let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget));
     let _held = filled(&harness, &budget).await;
@@ -222,7 +222,7 @@ async fn two_layers_share_one_budget() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_holds_its_memory_until_it_is_dropped() {
+async fn record_holds_its_memory_until_dropped() {
     let budget = MemoryBudget::new(LIMIT as usize);
     let harness = bounded(&budget);
     let mut flow = harness.open().await;
@@ -242,7 +242,7 @@ async fn a_record_holds_its_memory_until_it_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_there_is_no_room_taps_miss_chunks_and_are_told_how_many() {
+async fn taps_without_room_count_what_they_miss() {
     let budget = MemoryBudget::new(LIMIT as usize);
     let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget));
     let mut flow = harness.open().await;
@@ -260,7 +260,7 @@ async fn where_there_is_no_room_taps_miss_chunks_and_are_told_how_many() {
 
 /// The last chunks do not fit: nothing comes behind the gap that would tell.
 #[tokio::test(start_paused = true)]
-async fn a_tap_is_told_of_missed_chunks_also_where_none_follows_them() {
+async fn tap_is_told_of_trailing_missed_chunks() {
     let budget = MemoryBudget::new(64 * 1024);
     let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget));
     let mut flow = harness.open().await;
@@ -274,7 +274,7 @@ async fn a_tap_is_told_of_missed_chunks_also_where_none_follows_them() {
 
 /// What cannot be kept for a reader cannot be waited for either.
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_is_waited_for_does_not_hold_a_stream_for_chunks_that_found_no_room() {
+async fn chunks_without_room_hold_no_stream() {
     let budget = MemoryBudget::new(64 * 1024);
     let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget).buffer_limit(4));
     let mut flow = harness.open().await;

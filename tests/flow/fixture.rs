@@ -93,7 +93,7 @@ pub(crate) fn at_hand(reader: &mut (impl Stream<Item = Bytes> + Unpin + ?Sized))
     take(reader, usize::MAX)
 }
 
-/// At most so many chunks of what a reader has at the moment.
+/// At most `most` chunks of what a reader has at the moment.
 pub(crate) fn take(reader: &mut (impl Stream<Item = Bytes> + Unpin + ?Sized), most: usize) -> Vec<Bytes> {
     let next = || {
         // The test's own task does not yield for it, so its budget must not end it.
@@ -158,7 +158,7 @@ impl Harness {
         self.layer.handle().audit()
     }
 
-    /// The records so far, once so many are delivered and the books are closed.
+    /// The records so far, once `streams` of them are delivered and the books are closed.
     pub(crate) async fn records(&self, streams: u64) -> Vec<Arc<StreamRecord>> {
         let delivered = || self.audit().hooks()[0].delivered() >= streams;
         until(&format!("{streams} records"), delivered).await;

@@ -100,7 +100,7 @@ async fn under(harness: &Harness, case: &Case) -> Flow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_limit_settles_the_stream_though_nobody_polls_it_and_the_next_poll_ends_it() {
+async fn limits_settle_a_stream_that_nobody_polls() {
     for case in &CASES {
         let harness = harness(case.set);
         let start = Instant::now();
@@ -128,7 +128,7 @@ async fn each_limit_wakes_whoever_waits_for_a_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_is_kept_as_exactly_as_the_shortest_of_the_layer() {
+async fn limits_are_as_exact_as_the_shortest() {
     for case in &CASES {
         let harness = harness(|layer| (case.set)(layer.first_chunk_timeout(LIMIT.min(64 * MS))));
         if case.chunks == 0 {
@@ -142,7 +142,7 @@ async fn a_limit_is_kept_as_exactly_as_the_shortest_of_the_layer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_count_from_the_latest_frame_where_they_are_about_frames() {
+async fn frame_limits_count_from_the_latest_frame() {
     for case in &CASES[1..] {
         let harness = harness(case.set);
         let mut flow = harness.open().await;
@@ -173,7 +173,7 @@ async fn a_slow_stream_within_its_limits_completes() {
     });
     let mut flow = harness.open().await;
     for n in 0..20 {
-        // The upstream takes its time, then whoever reads does.
+        // First the upstream is slow, then the reader.
         flow.assert_pending();
         sleep(LIMIT * 9 / 10).await;
         flow.pass(&[chunk(n, 10)]).await;
@@ -184,7 +184,7 @@ async fn a_slow_stream_within_its_limits_completes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_waits_for_its_readers_is_neither_idle_nor_stalled() {
+async fn waiting_for_readers_is_neither_idle_nor_stalled() {
     for strategy in [Default::default(), Block(3_600_000 * MS)] {
         let harness = harness(|layer| {
             layer.idle_timeout(LIMIT).stalled_reader_timeout(LIMIT).buffer_limit(4).backpressure(strategy)
@@ -221,7 +221,7 @@ async fn a_paced_body_is_neither_idle_nor_stalled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_waits_for_its_readers_still_meets_the_limit_of_the_whole() {
+async fn waiting_for_readers_still_meets_the_timeout() {
     let harness = harness(|layer| layer.timeout(LIMIT).buffer_limit(4));
     let mut flow = harness.open().await;
     let _unread = flow.handle.tap().waited();
@@ -233,7 +233,7 @@ async fn a_body_that_waits_for_its_readers_still_meets_the_limit_of_the_whole() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_handed_over_all_it_declared_is_not_failed() {
+async fn whole_declared_length_outweighs_a_limit() {
     for case in &CASES[2..] {
         let harness = harness(case.set);
         let mut flow = harness.open_declaring(20).await;
@@ -253,7 +253,7 @@ async fn a_stream_that_handed_over_all_it_declared_is_not_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_did_not_is_failed_though_it_declared_its_length() {
+async fn missing_declared_bytes_fail_at_the_limit() {
     let harness = harness(|layer| layer.stalled_reader_timeout(LIMIT));
     let mut flow = harness.open_declaring(20).await;
     flow.pass(&[chunk(0, 10)]).await;
@@ -269,7 +269,7 @@ fn call_in_vain(harness: &Harness) -> impl Future + use<> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_does_not_answer_meets_the_limits_of_its_stream() {
+async fn unanswered_call_meets_its_streams_limits() {
     for case in CASES.iter().filter(|case| case.name != "stalled_reader_timeout") {
         let harness = harness(case.set);
         let start = Instant::now();
@@ -284,7 +284,7 @@ async fn a_service_that_does_not_answer_meets_the_limits_of_its_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_does_not_answer_is_no_stalled_reader() {
+async fn unanswered_call_is_not_a_stalled_reader() {
     let harness = harness(|layer| layer.stalled_reader_timeout(LIMIT));
     let mut call = task::spawn(Box::pin(call_in_vain(&harness)));
     assert!(call.poll().is_pending());
@@ -293,7 +293,7 @@ async fn a_service_that_does_not_answer_is_no_stalled_reader() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_streams_meet_their_limits_each_in_its_own_time() {
+async fn thousand_streams_meet_their_limits_in_time() {
     let harness = harness(|layer| layer.idle_timeout(LIMIT));
     let mut flows = Vec::new();
     for _ in 0..1_000 {
@@ -328,7 +328,7 @@ async fn assert_stalled(harness: &Harness, bytes: usize) {
 }
 
 #[tokio::test]
-async fn an_http1_client_that_reads_no_further_is_found_out() {
+async fn stalled_http1_client_is_found() {
     let harness = harness(|layer| layer.stalled_reader_timeout(SHORT));
     let service = harness.around(answers([Response::new(body([]).endless(64 * 1024))]));
     let server = serve(Options::h1(), service).await;
@@ -341,7 +341,7 @@ async fn an_http1_client_that_reads_no_further_is_found_out() {
 }
 
 #[tokio::test]
-async fn an_http2_client_that_reads_no_further_is_found_out() {
+async fn stalled_http2_client_is_found() {
     let harness = harness(|layer| layer.stalled_reader_timeout(SHORT));
     let service = harness.around(answers([Response::new(body([]).endless(16 * 1024))]));
     let server = serve(Options::h2(), service).await;
@@ -361,7 +361,7 @@ async fn an_http2_client_that_reads_no_further_is_found_out() {
 }
 
 #[tokio::test]
-async fn an_http1_client_that_reads_slowly_is_no_stalled_one() {
+async fn slow_http1_client_is_not_stalled() {
     let harness = harness(|layer| layer.stalled_reader_timeout(SHORT));
     let chunk = bytes::Bytes::from(vec![b'x'; 64 * 1024]);
     let script = (0..10).fold(body([]), |body, _| body.data(chunk.clone()).yields());

@@ -34,7 +34,7 @@ async fn a_stream_takes_its_bytes_at_the_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_chunk_is_not_delayed_and_each_next_one_by_the_one_before() {
+async fn each_chunk_is_delayed_by_the_last() {
     let harness = paced(1_000);
     let mut flow = harness.open().await;
     assert_eq!(flow.timed().await, Duration::ZERO);
@@ -45,7 +45,7 @@ async fn the_first_chunk_is_not_delayed_and_each_next_one_by_the_one_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_the_upstream_is_not_made_up_for_by_a_burst() {
+async fn no_burst_follows_a_pause() {
     let harness = paced(10_000);
     let mut flow = harness.open().await;
     flow.pass(&[chunk(0, 100)]).await;

@@ -1,4 +1,4 @@
-//! What captures and taps do when the memory budget runs short (invariant 4), and what taps are told of it.
+//! What captures and taps do when the memory budget runs short, and what taps are told of it.
 
 use std::future::ready;
 use std::pin::Pin;
@@ -55,7 +55,7 @@ async fn press(budget: &MemoryBudget) -> Vec<Stream> {
 }
 
 #[tokio::test]
-async fn a_short_tail_stays_within_the_capture_s_limit() {
+async fn short_tail_stays_within_the_limit() {
     let budget = MemoryBudget::new(KIB * KIB);
     let _pressure = press(&budget).await;
     for capture in [Capture::all(2000), Capture::head(2000), Capture::head_tail(1000, 1000)] {
@@ -68,7 +68,7 @@ async fn a_short_tail_stays_within_the_capture_s_limit() {
 }
 
 #[tokio::test]
-async fn a_tap_reads_the_chunk_on_which_a_head_could_not_end() {
+async fn tap_reads_the_chunk_that_ended_a_head() {
     let budget = MemoryBudget::new(KIB * KIB);
     let _pressure = press(&budget).await;
     let layer = layer(Capture::all(2000), &budget);
@@ -84,7 +84,7 @@ async fn a_tap_reads_the_chunk_on_which_a_head_could_not_end() {
 }
 
 #[tokio::test]
-async fn a_tap_that_begins_late_is_told_of_all_that_it_missed() {
+async fn late_tap_counts_all_that_it_missed() {
     let layer = layer(Capture::none(), &MemoryBudget::new(KIB * KIB));
     let mut stream = open(&layer, 5000, 100).await;
     let mut tap = layer.handle().streams()[0].tap();
@@ -99,7 +99,7 @@ async fn a_tap_that_begins_late_is_told_of_all_that_it_missed() {
 
 #[tokio::test]
 
-async fn a_record_of_a_tapped_stream_holds_no_more_than_its_tail() {
+async fn record_of_a_tapped_stream_keeps_its_tail() {
     let recorder = Arc::new(Mutex::new(None));
     let kept = Arc::clone(&recorder);
     let layer = StreamingAccumulatorLayer::builder()

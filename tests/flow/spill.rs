@@ -98,7 +98,7 @@ async fn assert_holds(content: &Content, wanted: impl Iterator<Item = Bytes> + C
 }
 
 #[tokio::test]
-async fn a_response_far_beyond_the_budget_is_kept_whole_on_disk() {
+async fn disk_keeps_a_response_beyond_the_budget() {
     let budget = MemoryBudget::new(4 * MIB);
     let builder = StreamingAccumulatorLayer::builder()
         .capture(Capture::all(usize::MAX))
@@ -129,7 +129,7 @@ async fn what_was_spilled_reads_as_what_was_not() {
 }
 
 #[tokio::test]
-async fn a_snapshot_stays_as_it_was_while_content_moves_on() {
+async fn snapshot_is_unchanged_while_content_moves() {
     for compress in [false, true] {
         let snapshots = Arc::new(Mutex::new(Vec::new()));
         let taken = Arc::clone(&snapshots);
@@ -215,7 +215,7 @@ async fn compressed_content_is_spilled_compressed() {
 }
 
 #[tokio::test]
-async fn a_capture_with_a_limit_spills_up_to_it() {
+async fn limited_capture_spills_up_to_its_limit() {
     let builder = StreamingAccumulatorLayer::builder()
         .capture(Capture::head_tail(300_000, 10_000))
         .spill_after(64 * KIB);
@@ -228,7 +228,7 @@ async fn a_capture_with_a_limit_spills_up_to_it() {
 }
 
 #[tokio::test]
-async fn a_directory_that_is_gone_truncates_the_capture_and_nothing_else() {
+async fn missing_directory_only_truncates_the_capture() {
     let directory = tempfile::tempdir().unwrap();
     let builder = StreamingAccumulatorLayer::builder()
         .capture(Capture::all(usize::MAX))
@@ -262,7 +262,7 @@ fn assert_truncated(record: &StreamRecord, bytes: u64) {
 /// Run by the test below, in a process that may write no file of more than 1 MiB.
 #[tokio::test]
 #[ignore = "needs a limit on the size of files: run by `a_disk_that_fills_truncates_..`"]
-async fn on_a_full_disk() {
+async fn capture_on_a_full_disk() {
     let builder =
         StreamingAccumulatorLayer::builder().capture(Capture::all(usize::MAX)).spill_after(64 * KIB);
     let (record, _layer) = record_of(builder, chunks(10_000, 1_000)).await;
@@ -272,7 +272,7 @@ async fn on_a_full_disk() {
 }
 
 #[test]
-fn a_disk_that_fills_truncates_the_capture_and_nothing_else() {
+fn full_disk_only_truncates_the_capture() {
     if !Path::new("/bin/sh").exists() {
         println!("skipped: there is no /bin/sh to set a limit with");
         return;
@@ -282,7 +282,7 @@ fn a_disk_that_fills_truncates_the_capture_and_nothing_else() {
     let output = Command::new("/bin/sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())
-        .arg("spill::on_a_full_disk")
+        .arg("spill::capture_on_a_full_disk")
         .output()
         .expect("sh runs");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -292,7 +292,7 @@ fn a_disk_that_fills_truncates_the_capture_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_not_waited_for_is_given_up() {
+async fn slow_disk_is_given_up_under_drop_oldest() {
     let builder = StreamingAccumulatorLayer::builder()
         .capture(Capture::all(usize::MAX))
         .backpressure(BackpressureStrategy::DropOldest)
@@ -303,7 +303,7 @@ async fn a_disk_that_is_not_waited_for_is_given_up() {
 }
 
 #[tokio::test]
-async fn under_reject_a_disk_that_is_too_slow_ends_the_stream() {
+async fn slow_disk_ends_the_stream_under_reject() {
     let records = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&records);
     let layer = StreamingAccumulatorLayer::builder()
@@ -335,7 +335,7 @@ async fn under_reject_a_disk_that_is_too_slow_ends_the_stream() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_to_is_refused_at_build() {
+fn build_refuses_an_unwritable_directory() {
     let result = StreamingAccumulatorLayer::builder()
         .spill_after(MIB)
         .spill_directory("/nonexistent/spill")

@@ -57,7 +57,7 @@ async fn fails_of_backpressure(harness: &Harness, mut flow: Flow, mut reader: Bo
 }
 
 #[tokio::test(start_paused = true)]
-async fn adaptive_delays_each_frame_above_the_mark_longer_up_to_the_longest() {
+async fn adaptive_delays_grow_above_the_mark() {
     for reader in WAITED {
         let harness = pressed(ADAPTIVE, Capture::none());
         let mut flow = harness.open().await;
@@ -68,7 +68,7 @@ async fn adaptive_delays_each_frame_above_the_mark_longer_up_to_the_longest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn adaptive_starts_anew_once_the_reader_was_below_the_mark() {
+async fn adaptive_restarts_below_the_mark() {
     for reader in WAITED {
         let harness = pressed(ADAPTIVE, Capture::none());
         let mut flow = harness.open().await;
@@ -85,7 +85,7 @@ async fn adaptive_starts_anew_once_the_reader_was_below_the_mark() {
 
 /// A delay that was paid while the upstream had nothing is not the last word on the reader.
 #[tokio::test(start_paused = true)]
-async fn adaptive_starts_anew_also_if_the_reader_came_near_while_the_upstream_had_nothing() {
+async fn adaptive_restarts_after_catching_up_while_idle() {
     let harness = pressed(ADAPTIVE, Capture::none());
     let mut flow = harness.open().await;
     let mut tap = flow.handle.tap().waited();
@@ -102,7 +102,7 @@ async fn adaptive_starts_anew_also_if_the_reader_came_near_while_the_upstream_ha
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delayed_body_goes_on_as_soon_as_the_reader_is_below_the_mark() {
+async fn delayed_body_resumes_below_the_mark() {
     let strategy = Adaptive { initial_delay: 3_600_000 * MS, max_delay: 3_600_000 * MS, multiplier: 1.0 };
     for reader in WAITED {
         let harness = pressed(strategy, Capture::none());
@@ -120,7 +120,7 @@ async fn a_delayed_body_goes_on_as_soon_as_the_reader_is_below_the_mark() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn adaptive_does_not_poll_the_body_at_the_limit_and_loses_nothing() {
+async fn adaptive_stops_polling_at_the_limit() {
     for reader in WAITED {
         let harness = pressed(ADAPTIVE, Capture::none());
         let mut flow = harness.open().await;
@@ -150,7 +150,7 @@ async fn adaptive_does_not_poll_the_body_at_the_limit_and_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drop_oldest_never_waits_and_says_how_many_were_skipped() {
+async fn drop_oldest_never_waits_and_counts_the_skipped() {
     for capture in [Capture::none(), Capture::all(1 << 20), Capture::tail(100)] {
         for reader in WAITED {
             let harness = pressed(DropOldest, capture);
@@ -186,7 +186,7 @@ async fn reject_ends_the_stream_at_the_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reject_lets_a_reader_be_that_keeps_below_the_limit() {
+async fn reject_spares_a_reader_below_the_limit() {
     for reader in WAITED {
         let harness = pressed(Reject, Capture::none());
         let mut flow = harness.open().await;
@@ -203,7 +203,7 @@ async fn reject_lets_a_reader_be_that_keeps_below_the_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn block_waits_so_long_for_room_and_then_rejects() {
+async fn block_waits_its_time_and_then_rejects() {
     for reader in WAITED {
         let harness = pressed(Block(30 * MS), Capture::none());
         let mut flow = harness.open().await;
@@ -235,7 +235,7 @@ async fn block_fails_after_exactly_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn block_goes_on_when_there_is_room_in_time_and_each_wait_has_its_own_time() {
+async fn each_blocked_wait_has_its_own_time() {
     for reader in WAITED {
         let harness = pressed(Block(30 * MS), Capture::none());
         let mut flow = harness.open().await;
@@ -258,7 +258,7 @@ async fn block_goes_on_when_there_is_room_in_time_and_each_wait_has_its_own_time
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_reader_that_is_waited_for_no_strategy_does_anything() {
+async fn strategies_do_nothing_without_waited_readers() {
     for strategy in ALL {
         for tapped in [false, true] {
             let harness = pressed(strategy, Capture::none());
@@ -274,7 +274,7 @@ async fn without_a_reader_that_is_waited_for_no_strategy_does_anything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_slowest_that_is_waited_for_counts_and_no_other() {
+async fn only_the_slowest_waited_reader_counts() {
     let harness = pressed(Reject, Capture::none());
     let mut flow = harness.open().await;
     let (mut near, mut far, _not_waited) =
@@ -292,7 +292,7 @@ async fn the_slowest_that_is_waited_for_counts_and_no_other() {
 
 /// Whatever was captured before, or went by uncaptured.
 #[tokio::test(start_paused = true)]
-async fn what_was_there_before_the_reader_came_is_no_lag_of_its_own() {
+async fn earlier_chunks_are_not_a_readers_lag() {
     for strategy in ALL {
         for capture in [Capture::all(1 << 20), Capture::head(25), Capture::tail(100), Capture::none()] {
             for reader in WAITED {
@@ -316,7 +316,7 @@ async fn what_was_there_before_the_reader_came_is_no_lag_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_reader_under_drop_oldest_has_missed_nothing_that_came_before_it() {
+async fn late_reader_under_drop_oldest_missed_nothing() {
     for reader in WAITED {
         let harness = pressed(DropOldest, Capture::none());
         let mut flow = harness.open().await;
@@ -329,7 +329,7 @@ async fn a_late_reader_under_drop_oldest_has_missed_nothing_that_came_before_it(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_comes_when_another_is_far_behind_excuses_nobody() {
+async fn late_reader_excuses_no_slow_one() {
     let harness = pressed(Reject, Capture::none());
     let mut flow = harness.open().await;
     let _far = flow.handle.tap().waited();
@@ -365,7 +365,7 @@ async fn served(
 }
 
 #[tokio::test]
-async fn a_slow_reader_slows_a_real_client_and_neither_loses_a_byte() {
+async fn slow_reader_slows_the_client_without_loss() {
     let sent = chunks(0..100);
     let whole = sent.concat();
     for options in [Options::h1(), Options::h2()] {
@@ -392,7 +392,7 @@ async fn a_slow_reader_slows_a_real_client_and_neither_loses_a_byte() {
 }
 
 #[tokio::test]
-async fn a_real_client_sees_a_rejected_stream_break_off() {
+async fn client_sees_a_rejected_stream_break_off() {
     for options in [Options::h1(), Options::h2()] {
         let harness = harness(|layer| {
             layer.backpressure(Reject).buffer_limit(10).on_chunk(|_, stream| {

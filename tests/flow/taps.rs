@@ -31,7 +31,7 @@ const CAPTURES: [(Capture, usize, usize); 5] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_reads_what_is_kept_then_chunks_as_they_come_then_the_end() {
+async fn tap_reads_the_kept_then_the_new() {
     for (capture, head, tail) in CAPTURES {
         let harness = harness(|layer| layer.capture(capture));
         let mut flow = harness.open().await;
@@ -60,7 +60,7 @@ async fn a_tap_reads_what_is_kept_then_chunks_as_they_come_then_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_from_the_start_sees_each_chunk_whole_whatever_is_captured() {
+async fn early_tap_sees_every_chunk_whole() {
     let sent = chunks(0..200);
     for (capture, _, _) in CAPTURES {
         // A limit that falls on a chunk cuts it in two, so these fall between chunks: there is none.
@@ -79,7 +79,7 @@ async fn a_tap_from_the_start_sees_each_chunk_whole_whatever_is_captured() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_capture_limit_cuts_the_chunk_on_which_it_falls_in_two() {
+async fn capture_limit_splits_its_chunk_for_late_taps() {
     for capture in [Capture::head(15), Capture::all(15), Capture::head_tail(15, 1000)] {
         let harness = harness(|layer| layer.capture(capture));
         let mut flow = harness.open().await;
@@ -116,7 +116,7 @@ async fn taps_do_not_see_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_with_nobody_left_to_read_for_comes_back_where_the_stream_then_is() {
+async fn new_tap_starts_where_the_stream_is() {
     let harness = harness(|layer| layer.capture(Capture::none()));
     let mut flow = harness.open().await;
     for round in [0, 20, 40] {
@@ -130,7 +130,7 @@ async fn a_tap_with_nobody_left_to_read_for_comes_back_where_the_stream_then_is(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_opened_after_the_end_reads_what_is_captured_and_ends() {
+async fn tap_opened_after_the_end_reads_the_capture() {
     for (capture, head, tail) in CAPTURES {
         let harness = harness(|layer| layer.capture(capture));
         let mut flow = harness.open().await;
@@ -166,7 +166,7 @@ async fn chunks_carry_the_time_of_their_arrival() {
 
 /// Reads with pauses that let the tap fall behind by different amounts.
 #[tokio::test(start_paused = true)]
-async fn a_slow_tap_is_told_exactly_how_much_it_missed() {
+async fn slow_tap_counts_exactly_what_it_missed() {
     for (capture, _, _) in CAPTURES {
         let harness = harness(|layer| layer.capture(capture).buffer_limit(16));
         let mut flow = harness.open().await;
@@ -188,7 +188,7 @@ async fn a_slow_tap_is_told_exactly_how_much_it_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_missed_is_told_with_the_first_chunk_behind_the_gap() {
+async fn first_chunk_after_a_gap_counts_it() {
     let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(8));
     let mut flow = harness.open().await;
     let mut tap = flow.handle.tap();
@@ -201,7 +201,7 @@ async fn what_was_missed_is_told_with_the_first_chunk_behind_the_gap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_first_read_late_has_missed_what_went_by_since_it_came() {
+async fn tap_first_read_late_counts_what_passed() {
     for capture in [Capture::none(), Capture::tail(100)] {
         let harness = harness(|layer| layer.capture(capture).buffer_limit(8));
         let mut flow = harness.open().await;
@@ -228,7 +228,7 @@ async fn lag_counts_what_is_there_and_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_tap_delays_nobody_and_holds_a_bounded_part_of_the_stream() {
+async fn idle_tap_delays_nobody_and_holds_little() {
     let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(32));
     let mut flow = harness.open().await;
     let dead = flow.handle.tap();
@@ -245,7 +245,7 @@ async fn a_dead_tap_delays_nobody_and_holds_a_bounded_part_of_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_only_a_tap_held_is_freed_when_stream_and_tap_are_gone() {
+async fn tap_memory_is_freed_at_the_end() {
     let harness = harness(|layer| layer.capture(Capture::none()));
     let mut flow = harness.open().await;
     let mut tap = flow.handle.tap();
@@ -259,7 +259,7 @@ async fn what_only_a_tap_held_is_freed_when_stream_and_tap_are_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_dropped_midway_frees_a_body_that_waits_for_it() {
+async fn dropping_a_tap_frees_the_waiting_body() {
     for waited in crate::fixture::WAITED {
         let harness = harness(|layer| layer.buffer_limit(4));
         let mut flow = harness.open().await;
@@ -305,7 +305,7 @@ async fn a_thousand_taps_see_every_chunk() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sleeping_tap_is_woken_by_a_chunk_and_by_the_end() {
+async fn chunks_and_the_end_wake_a_tap() {
     let harness = harness(|layer| layer.capture(Capture::none()));
     let mut flow = harness.open().await;
     let mut tap = flow.handle.tap();
@@ -333,7 +333,7 @@ async fn until_woken<T>(task: &task::Spawn<T>) {
     assert!(task.is_woken());
 }
 
-/// Has a body and its readers wait for each other at every chunk: one lost wake-up, and all of them hang.
+/// Makes a body and its readers wait for each other at every chunk: one lost wake-up, and all of them hang.
 fn in_lockstep(
     readers: Vec<Box<dyn Live>>,
     mut flow: crate::fixture::Flow,
@@ -399,7 +399,7 @@ fn no_wake_up_is_lost_without_a_relay() {
 }
 
 #[test]
-fn members_of_a_group_on_threads_take_each_chunk_once() {
+fn group_members_take_each_chunk_once() {
     let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(2));
     let flow = tokio_test::block_on(harness.open());
     let group = flow.handle.work_group().waited();
@@ -414,7 +414,7 @@ fn members_of_a_group_on_threads_take_each_chunk_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn taps_that_come_and_go_while_the_body_writes_read_without_holes() {
+async fn passing_taps_read_without_holes() {
     let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(100_000));
     let mut flow = harness.open().await;
     let handle = flow.handle.clone();
@@ -447,7 +447,7 @@ async fn taps_that_come_and_go_while_the_body_writes_read_without_holes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_group_shares_the_chunks_in_order_and_a_tap_beside_it_sees_all() {
+async fn group_shares_chunks_beside_a_whole_tap() {
     let harness = harness(|layer| layer.capture(Capture::none()));
     let mut flow = harness.open().await;
     let group = flow.handle.work_group();
@@ -504,7 +504,7 @@ async fn tapped(
 }
 
 #[tokio::test]
-async fn a_tap_ends_cancelled_when_an_http1_client_leaves() {
+async fn tap_ends_cancelled_when_http1_client_leaves() {
     for rst in [false, true] {
         let gate = Gate::new();
         let (server, seen) = tapped(Options::h1(), body(["one", "two"]).wait(&gate)).await;
@@ -518,7 +518,7 @@ async fn a_tap_ends_cancelled_when_an_http1_client_leaves() {
 }
 
 #[tokio::test]
-async fn a_tap_ends_cancelled_when_an_http2_client_resets_or_leaves() {
+async fn tap_ends_cancelled_when_http2_client_leaves() {
     for reset in [false, true] {
         let gate = Gate::new();
         let (server, seen) = tapped(Options::h2(), body(["one", "two"]).wait(&gate)).await;
@@ -539,7 +539,7 @@ async fn a_tap_ends_cancelled_when_an_http2_client_resets_or_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stopped_stream_ends_its_taps_though_nobody_polls_its_body() {
+async fn stop_ends_taps_of_an_unpolled_body() {
     let harness = harness(|layer| layer);
     let mut flow = harness.open().await;
     flow.pass(&chunks(0..3)).await;

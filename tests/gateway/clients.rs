@@ -130,7 +130,7 @@ async fn usage_that_the_client_did_not_ask_for() {
 }
 
 #[tokio::test]
-async fn usage_that_the_client_did_not_ask_for_in_javascript() {
+async fn unrequested_usage_is_hidden_in_javascript() {
     need_curl!();
     let gateway = Gateway::start(&["--token-interval", "1ms"]).await;
     let Some(seen) = play_node(&gateway, "unasked").await else { return };
@@ -173,7 +173,7 @@ async fn errors_arrive_as_the_clients_own_exceptions() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_stopped_raises_in_the_client() {
+async fn stopped_stream_raises_in_the_client() {
     need_curl!();
     let gateway = Gateway::start(&["--token-interval", "2ms"]).await;
     let Some(seen) = play(&gateway, "stopped").await else { return };

@@ -51,7 +51,7 @@ fn path_of(protocol: &str) -> &'static str {
     }
 }
 
-/// Has the gateway send a recording: what came.
+/// Makes the gateway send a recording, and returns what came.
 async fn replay(gateway: &Gateway, name: &str) -> Answer {
     let (protocol, _) = name.split_once('/').expect("PROTOCOL/NAME");
     let header = format!("x-replay: {name}");
@@ -96,7 +96,7 @@ fn check(name: &str, row: &Value, said: &Value) {
 }
 
 #[tokio::test]
-async fn every_recording_arrives_byte_for_byte_with_one_row() {
+async fn recordings_arrive_byte_for_byte_with_one_row() {
     need_curl!();
     let Some(dir) = fixtures() else {
         println!("skipped: there are no recordings at ../shared/fixtures/streams");
@@ -171,7 +171,7 @@ fn cut(dir: &Path) -> (Temp, HashMap<String, Value>) {
 }
 
 #[tokio::test]
-async fn a_recording_that_was_cut_is_billed_for_what_was_reported_by_then() {
+async fn cut_recording_is_billed_for_what_was_reported() {
     need_curl!();
     let Some(dir) = fixtures() else {
         println!("skipped: there are no recordings at ../shared/fixtures/streams");
@@ -207,7 +207,7 @@ fn small() -> (Temp, PathBuf) {
 }
 
 #[tokio::test]
-async fn recordings_are_cut_into_chunks_and_nothing_else_is_served() {
+async fn only_recordings_are_served_in_chunks() {
     need_curl!();
     let (root, dir) = small();
     let dir = dir.to_str().expect("a plain path");

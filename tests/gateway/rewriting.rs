@@ -18,7 +18,7 @@ use crate::include_usage::{Hider, LONGEST_EVENT, ask};
 const COUNTS: &str = "data: {\"id\":\"1\",\"choices\":[],\"usage\":{\"prompt_tokens\":3}}\n\n";
 
 #[test]
-fn a_stream_that_does_not_ask_is_made_to() {
+fn stream_is_made_to_ask_for_usage() {
     let cases = [
         (r#"{"stream":true}"#, r#"{"stream":true,"stream_options":{"include_usage":true}}"#),
         (
@@ -145,7 +145,7 @@ fn what_is_not_ours_to_hide_passes() {
 }
 
 #[test]
-fn an_event_that_is_too_long_passes_and_the_next_one_does_not() {
+fn overlong_event_passes_the_next_does_not() {
     let long = format!("data: {{\"x\":\"{}\",\"usage\":null}}\n\n", "y".repeat(LONGEST_EVENT));
     let stream = format!("{COUNTS}{long}{COUNTS}data: [DONE]\n\n");
     let expected = format!("{long}data: [DONE]\n\n");
@@ -178,7 +178,7 @@ fn event() -> impl Strategy<Value = (String, String)> {
 
 proptest! {
     #[test]
-    fn any_chunking_passes_what_would_have_come_without_asking(
+    fn chunking_does_not_change_what_passes(
         events in prop::collection::vec(event(), 0..12),
         tail in prop_oneof![Just(""), Just("data: {\"usage\":null}"), Just("data: {")],
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..24),
@@ -270,7 +270,7 @@ fn hidden_events_make_no_frames() {
 }
 
 #[test]
-fn errors_trailers_and_ends_come_after_what_broke_off() {
+fn held_bytes_come_before_the_end() {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-checksum", "1".parse().expect("a value"));
     let trailers = Frame::trailers(trailers);
@@ -293,7 +293,7 @@ fn errors_trailers_and_ends_come_after_what_broke_off() {
 }
 
 #[test]
-fn a_body_that_is_dropped_drops_the_inner_one() {
+fn dropping_the_body_drops_the_inner_one() {
     let (mut body, hidden, alive) = hiding([data("data: 1\n\n"), data("data: 2")]);
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1\n\n");
     assert_eq!(Arc::strong_count(&alive), 2);

@@ -111,7 +111,7 @@ async fn chat_counts_tokens_only_where_asked() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_cancelled_within_a_second() {
+async fn leaving_cancels_within_a_second() {
     need_curl!();
     let gateway = Gateway::start(&["--token-interval", "2ms"]).await;
     let mut client =
@@ -163,7 +163,7 @@ async fn every_http_version_completes_and_cancels() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_head_is_cancelled() {
+async fn leaving_before_the_head_cancels() {
     need_curl!();
     let gateway = Gateway::start(&["--token-interval", "1s"]).await;
     let body = chat(1000).replace("true", "false");

@@ -128,7 +128,7 @@ async fn all_but_hop_by_hop_headers_pass_through() {
 }
 
 #[tokio::test]
-async fn a_gateway_before_a_gateway_meters_the_same_bytes() {
+async fn chained_gateways_meter_the_same_bytes() {
     need_curl!();
     let provider = Gateway::start(&["--token-interval", "1ms"]).await;
     let gateway = Gateway::start(&["--upstream", &provider.base]).await;

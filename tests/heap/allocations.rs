@@ -1,4 +1,4 @@
-//! What the layer allocates and retains (invariant 4): nothing per frame once a stream is on its way, little
+//! What the layer allocates and retains: nothing per frame once a stream is on its way, little
 //! more than the content that it captures, and nothing once record and layer are gone.
 //!
 //! The counts are the process's, so there is one `#[test]`. With `HEAP_TRACE=1` it shows where the frames
@@ -30,7 +30,7 @@ const START: usize = 64;
 /// Chunks that stay readable for a tap: `buffer_limit`'s default.
 const WINDOW: usize = 1024;
 
-/// Frames of the streams that are counted, unless the pool has no blocks for so many.
+/// Frames of the streams that are counted, unless the pool has too few blocks for them.
 const FRAMES: usize = 4096;
 
 /// What upstreams are read into.
@@ -48,7 +48,7 @@ struct Cut {
     sparse: bool,
 }
 
-/// The one who reads the stream beside the client.
+/// What reads the stream beside the client.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Reader {
     Nobody,
@@ -143,7 +143,7 @@ async fn allocated(stage: &mut Stage, size: usize, frames: usize, reader: Reader
     allocated
 }
 
-/// A frame costs no allocation, whatever is captured and whoever reads along, once the pool has blocks: here
+/// A frame costs no allocation, whatever is captured and read beside, once the pool has blocks: here
 /// from one stream before.
 async fn a_frame_allocates_nothing() {
     let captures =

@@ -1,5 +1,5 @@
 //! Ten thousand streams that are open at once: what the layer takes for each, and that all of it comes back
-//! when all are cancelled in one moment (invariants 1 and 4).
+//! when all are cancelled in one moment.
 //!
 //! The figures are the process's, so there is one test. `-- --nocapture` shows them.
 
@@ -193,7 +193,7 @@ impl Counted {
         self.layer.handle()
     }
 
-    /// Waits for so many records, of which there must be no more.
+    /// Waits for `records` records, of which there must be no more.
     async fn delivered(&self, records: usize) {
         let handle = self.handle();
         until("the records", || handle.audit().hooks()[0].delivered() >= records as u64).await;

@@ -107,7 +107,7 @@ fn every_recording_cut_short_is_read_right() {
 }
 
 #[test]
-fn every_recording_gives_the_same_answer_however_it_is_cut_into_pieces() {
+fn recordings_in_pieces_give_the_same() {
     for recording in recordings() {
         let whole = metered(&recording, [&*recording.body]);
         let bytes = metered(&recording, recording.body.chunks(1));
@@ -123,7 +123,7 @@ fn every_recording_gives_the_same_answer_however_it_is_cut_into_pieces() {
 
 /// The beginnings: no border inside an event is left out.
 #[test]
-fn every_recording_gives_the_same_answer_cut_in_two_anywhere() {
+fn recordings_cut_in_two_give_the_same() {
     for recording in recordings() {
         let body = &recording.body[..recording.body.len().min(700)];
         let whole = metered(&recording, [body]);
@@ -168,7 +168,7 @@ fn usage_is_kept_as_it_was_sent() {
 
 /// Without texts the counts, reasons and ends are the same, though most events are not parsed.
 #[test]
-fn texts_that_are_not_looked_at_change_nothing_else() {
+fn skipped_texts_change_nothing_else() {
     for recording in recordings() {
         let full = meter(&MeterSet::detect(), content_type(&recording), [&*recording.body]);
         for policy in [TextPolicy::Skip, TextPolicy::Count, TextPolicy::Keep(10)] {

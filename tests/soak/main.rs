@@ -1,5 +1,5 @@
 //! Streams at full speed over real connections, with random clients, endings, taps and captures, under one
-//! memory budget (invariants 1, 2, 4 and 6).
+//! memory budget.
 //!
 //! Five seconds by default; `SOAK_SECONDS=60 cargo test --release --test soak -- --nocapture` for a minute.
 //! Everything that is random follows from one seed, which is printed and can be given as `SOAK_SEED`; how
@@ -84,11 +84,11 @@ struct Plan {
     taps: Vec<Reader>,
     /// The body says how long it is.
     exact: bool,
-    /// The body is not ready after every so many frames.
+    /// The body is not ready once every this many frames.
     pauses: u64,
 }
 
-/// What ends a stream early, after so many bytes.
+/// What ends a stream early, after a number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     None,
@@ -104,7 +104,7 @@ enum Reader {
     ToTheEnd {
         waited: bool,
     },
-    /// It is dropped after so many chunks.
+    /// It is dropped after `after` chunks.
     Leaves {
         waited: bool,
         after: u64,
@@ -143,7 +143,7 @@ struct SoakBody {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Wants {
     All,
-    /// It leaves after so many bytes.
+    /// It leaves after this number of bytes.
     Bytes(u64),
     /// Its connection goes at any moment.
     Cut,
@@ -212,7 +212,7 @@ impl Pattern {
         Self(twice.into_boxed_slice().try_into().expect("of that length"))
     }
 
-    /// At most so many bytes of stream `n` from `at` on.
+    /// At most `most` bytes of stream `n` from `at` on.
     fn from(&self, n: u64, at: u64, most: usize) -> &[u8] {
         let start = ((n.wrapping_mul(7919) + at) % Self::PERIOD as u64) as usize;
         &self.0[start..start + most.min(Self::PERIOD)]
@@ -692,7 +692,7 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_and_memory_stays_bounded_at_full_speed() {
+async fn full_speed_loses_nothing_within_bounded_memory() {
     let (seed, seconds) = (setting("SOAK_SEED", 0x5eed), setting("SOAK_SECONDS", 5));
     println!("SOAK_SEED={seed} SOAK_SECONDS={seconds}");
     let mut rng = Rng::with_seed(seed);

@@ -31,7 +31,7 @@ pub fn completed(evidence: Evidence, bytes: u64) -> Account {
     Account { what: What::Completed, phase, evidence, by: By::Upstream, bytes }
 }
 
-/// Dropped by whoever polled it, without a sign of completion.
+/// Dropped by its reader, without a sign of completion.
 pub fn cancelled(phase: Phase, bytes: u64) -> Account {
     Account { what: What::Cancelled, phase, evidence: Evidence::Dropped, by: By::Downstream, bytes }
 }

@@ -25,7 +25,7 @@ pub enum Step {
     Yield,
     /// Pending until the gate is opened.
     Wait(Gate),
-    /// Frames of so many bytes, without end.
+    /// Frames of this many bytes, without end.
     Endless(usize),
 }
 
@@ -34,7 +34,7 @@ pub enum Step {
 enum Hint {
     Never,
     AtEnd,
-    /// After so many frames, whatever is left: a body that lies.
+    /// After this many frames, whatever is left: a body that lies.
     After(usize),
 }
 
@@ -123,7 +123,7 @@ impl MockBody {
         self
     }
 
-    /// Reports its end after so many frames, whatever is left.
+    /// Reports its end after `frames` frames, whatever is left.
     pub fn claims_end_after(mut self, frames: usize) -> Self {
         self.hint = Hint::After(frames);
         self

@@ -90,7 +90,7 @@ impl RawClient {
         within(needle, read).await
     }
 
-    /// Reads at least so many bytes; false if the server closed before.
+    /// Reads at least `bytes` bytes; false if the server closed before.
     pub async fn try_read_bytes(&mut self, bytes: usize) -> bool {
         let read = async {
             while self.received.len() < bytes {
@@ -103,7 +103,7 @@ impl RawClient {
         within("bytes", read).await
     }
 
-    /// Reads at least so many bytes.
+    /// Reads at least `bytes` bytes.
     pub async fn read_bytes(&mut self, bytes: usize) {
         let read = async {
             while self.received.len() < bytes {

@@ -88,7 +88,7 @@ where
     serve_on(listener, options, service)
 }
 
-/// Serves `service` to whoever connects to `listener`, or did before.
+/// Serves `service` to clients that connect to `listener`, or did before.
 pub fn serve_on<S, B>(listener: TcpListener, options: Options, service: S) -> Server
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,

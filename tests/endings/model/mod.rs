@@ -22,7 +22,7 @@ const SCRIPTS: u64 = 20_000;
 /// How the inner service behaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Answers {
-    /// After so many polls that were pending.
+    /// After this number of pending polls.
     After(usize),
     Error,
     PanicsInCall,
@@ -42,7 +42,7 @@ struct Letters {
     ended: bool,
 }
 
-/// One exchange, and what whoever polls it does.
+/// One exchange, and how it is polled.
 #[derive(Clone, Debug)]
 struct Scenario {
     method: Method,
@@ -343,7 +343,7 @@ impl Scenario {
         seen
     }
 
-    /// Whether the body reports its end after so many frames, with so many steps to go.
+    /// Whether the body reports its end after `frames` frames, with `left` steps to go.
     fn claims_end_at(&self, frames: usize, left: usize) -> bool {
         match self.hint {
             Hint::Never => false,

@@ -141,7 +141,7 @@ fn by_producer<const PRODUCERS: usize>(chunks: &[Bytes]) -> [u32; PRODUCERS] {
     next
 }
 
-/// Runs producers side by side, each with so many chunks.
+/// Runs producers side by side, each with `each` chunks.
 async fn produce<const PRODUCERS: usize>(pipeline: &StreamPipeline, each: u32) {
     let producers = (0..PRODUCERS as u8).map(|producer| {
         let pipeline = pipeline.clone();
@@ -159,7 +159,7 @@ async fn produce<const PRODUCERS: usize>(pipeline: &StreamPipeline, each: u32) {
 // --- Records ---
 
 #[tokio::test(start_paused = true)]
-async fn a_record_goes_once_to_the_hooks_of_its_layer_with_all_that_is_known() {
+async fn record_goes_once_to_the_layers_hooks() {
     let hooks = hooks(|layer| layer);
     let uri: Uri = "queue://answers/7?tenant=3".parse().unwrap();
     let pipeline = hooks.open(StreamPipeline::builder().request(Method::POST, uri.clone())).await;
@@ -198,7 +198,7 @@ async fn a_record_goes_once_to_the_hooks_of_its_layer_with_all_that_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_outcome_goes_to_its_own_hook_and_only_a_complete_one_leaves_the_token_alone() {
+async fn each_outcome_goes_to_its_own_hook() {
     let failed = Outcome::Failed(StreamError::Body("the provider broke off".into()));
     let outcomes =
         [(Outcome::Completed, "complete"), (Outcome::Cancelled, "cancel"), (failed.clone(), "failure")];
@@ -223,7 +223,7 @@ async fn each_outcome_goes_to_its_own_hook_and_only_a_complete_one_leaves_the_to
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_pipeline_and_empty_chunks_are_a_stream_like_any_other() {
+async fn empty_pipelines_and_chunks_make_a_record() {
     let hooks = hooks(|layer| layer);
     let pipeline = hooks.open(StreamPipeline::builder()).await;
     let mut tap = pipeline.tap().waited();
@@ -269,7 +269,7 @@ async fn a_handle_lists_a_pipeline_and_cancels_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_clone_dropped_is_a_cancelled_stream_whoever_still_looks_at_it() {
+async fn dropping_the_last_clone_cancels() {
     let hooks = hooks(|layer| layer);
     let pipeline = hooks.open(StreamPipeline::builder()).await;
     let clone = pipeline.clone();
@@ -293,7 +293,7 @@ async fn the_last_clone_dropped_is_a_cancelled_stream_whoever_still_looks_at_it(
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_by_a_producer_that_panics_it_is_a_failed_stream() {
+async fn panicking_producer_fails_its_stream() {
     let hooks = hooks(|layer| layer);
     let pipeline = hooks.open(StreamPipeline::builder()).await;
     let producer = tokio::spawn(async move {
@@ -308,7 +308,7 @@ async fn dropped_by_a_producer_that_panics_it_is_a_failed_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_that_finish_at_once_one_wins_and_there_is_one_record() {
+async fn concurrent_finishes_settle_once() {
     for _ in 0..50 {
         let hooks = hooks(|layer| layer);
         let pipeline = hooks.open(StreamPipeline::builder()).await;
@@ -357,7 +357,7 @@ async fn a_shutdown_stops_a_pipeline_at_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_waits_for_a_pipeline_and_opens_no_further_one() {
+async fn shutdown_waits_for_pipelines_and_opens_none() {
     let hooks = hooks(|layer| layer);
     let pipeline = hooks.open(StreamPipeline::builder()).await;
     let handle = hooks.handle();
@@ -376,7 +376,7 @@ async fn a_shutdown_waits_for_a_pipeline_and_opens_no_further_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn open_waits_for_a_slot_and_can_be_dropped_while_it_does() {
+async fn open_waits_for_a_slot() {
     let hooks = hooks(|layer| layer.max_in_flight(1));
     let handle = hooks.handle();
     let first = hooks.open(StreamPipeline::builder()).await;
@@ -403,7 +403,7 @@ async fn open_waits_for_a_slot_and_can_be_dropped_while_it_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_that_waits_ends_when_the_shutdown_begins() {
+async fn shutdown_ends_a_waiting_open() {
     let hooks = hooks(|layer| layer.max_in_flight(1));
     let handle = hooks.handle();
     let _first = hooks.open(StreamPipeline::builder()).await;
@@ -434,7 +434,7 @@ fn a_pipeline_needs_no_runtime_while_nobody_waits() {
 // --- Producers ---
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_producers_each_keep_their_order_and_readers_see_what_the_accumulator_has() {
+async fn many_producers_each_keep_their_order() {
     const EACH: u32 = 1_500;
     for strategy in [BackpressureStrategy::default(), Block(Duration::from_secs(20))] {
         let hooks = hooks(|layer| layer);
@@ -481,7 +481,7 @@ async fn many_producers_each_keep_their_order_and_readers_see_what_the_accumulat
 
 /// However busy the others are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_pushed_before_a_finish_is_in_the_record() {
+async fn pushes_before_a_finish_are_recorded() {
     for round in 0..300 {
         let hooks = hooks(|layer| layer);
         let pipeline = hooks.open(StreamPipeline::builder().buffer_limit(4).max_size(usize::MAX)).await;
@@ -517,7 +517,7 @@ async fn what_was_pushed_before_a_finish_is_in_the_record() {
 // --- Content ---
 
 #[tokio::test(start_paused = true)]
-async fn content_beyond_the_limit_is_counted_and_seen_and_not_kept() {
+async fn content_beyond_the_limit_is_only_counted() {
     for max_size in [0, 1, 9, 10, 95, 100, 1_000] {
         let hooks = hooks(|layer| layer);
         let pipeline = hooks.open(StreamPipeline::builder().max_size(max_size)).await;
@@ -547,7 +547,7 @@ async fn content_beyond_the_limit_is_counted_and_seen_and_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_that_comes_and_goes_beyond_the_limit_reads_what_came_while_it_was_there() {
+async fn taps_beyond_the_limit_read_live_chunks() {
     let pipeline = StreamPipeline::builder().max_size(100).build();
     let head = chunks_of_ten(0..10);
     push_all(&pipeline, &chunks_of_ten(0..20)).await;
@@ -611,7 +611,7 @@ async fn memory_is_charged_and_wholly_given_back() {
 // --- Strategies ---
 
 #[tokio::test(start_paused = true)]
-async fn adaptive_delays_pushes_above_the_mark_and_starts_anew_below_it() {
+async fn adaptive_delays_pushes_above_the_mark() {
     for reader in WAITED {
         let pipeline = pressed(ADAPTIVE).build();
         let mut reader = reader(pipeline.handle());
@@ -629,7 +629,7 @@ async fn adaptive_delays_pushes_above_the_mark_and_starts_anew_below_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn adaptive_holds_pushes_at_the_limit_until_the_reader_reads() {
+async fn adaptive_holds_pushes_at_the_limit() {
     for reader in WAITED {
         let pipeline = pressed(ADAPTIVE).build();
         let mut reader = reader(pipeline.handle());
@@ -657,7 +657,7 @@ async fn adaptive_holds_pushes_at_the_limit_until_the_reader_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delayed_push_goes_on_as_soon_as_the_reader_is_below_the_mark() {
+async fn delayed_push_resumes_below_the_mark() {
     let hour = 3_600_000 * MS;
     let strategy = Adaptive { initial_delay: hour, max_delay: hour, multiplier: 1.0 };
     for reader in WAITED {
@@ -675,7 +675,7 @@ async fn a_delayed_push_goes_on_as_soon_as_the_reader_is_below_the_mark() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drop_oldest_never_waits_and_says_how_many_were_skipped() {
+async fn drop_oldest_never_waits_and_counts_the_skipped() {
     for max_size in [0, 300, 1 << 20] {
         for reader in WAITED {
             let pipeline = pressed(DropOldest).max_size(max_size).build();
@@ -714,7 +714,7 @@ async fn fails_of_backpressure(hooks: &Hooks, pipeline: StreamPipeline, mut read
 }
 
 #[tokio::test(start_paused = true)]
-async fn reject_fails_the_push_at_the_limit_and_the_stream_with_it() {
+async fn reject_fails_the_push_at_the_limit() {
     for reader in WAITED {
         let hooks = hooks(|layer| layer);
         let pipeline = hooks.open(pressed(Reject)).await;
@@ -727,7 +727,7 @@ async fn reject_fails_the_push_at_the_limit_and_the_stream_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reject_lets_a_reader_be_that_keeps_below_the_limit() {
+async fn reject_spares_a_reader_below_the_limit() {
     let pipeline = pressed(Reject).build();
     let mut tap = pipeline.tap().waited();
     push_all(&pipeline, &chunks(0..9)).await;
@@ -740,7 +740,7 @@ async fn reject_lets_a_reader_be_that_keeps_below_the_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn block_waits_exactly_so_long_for_room_and_then_fails() {
+async fn block_waits_its_time_and_then_fails() {
     for reader in WAITED {
         let hooks = hooks(|layer| layer);
         let pipeline = hooks.open(pressed(Block(30 * MS))).await;
@@ -766,7 +766,7 @@ async fn block_waits_exactly_so_long_for_room_and_then_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn block_goes_on_when_there_is_room_in_time_and_each_push_has_its_own_time() {
+async fn each_blocked_push_has_its_own_time() {
     for reader in WAITED {
         let pipeline = pressed(Block(30 * MS)).build();
         let mut reader = reader(pipeline.handle());
@@ -791,7 +791,7 @@ async fn block_goes_on_when_there_is_room_in_time_and_each_push_has_its_own_time
 }
 
 #[tokio::test(start_paused = true)]
-async fn producers_that_wait_together_go_on_together_as_far_as_there_is_room() {
+async fn waiting_producers_resume_as_room_allows() {
     for strategy in HOLDING {
         for reader in WAITED {
             let pipeline = pressed(strategy).build();
@@ -825,7 +825,7 @@ async fn producers_that_wait_together_go_on_together_as_far_as_there_is_room() {
 
 /// Whatever ends the stream ends each wait, and nothing is appended.
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_stream_ends_the_wait_of_all_who_wait() {
+async fn end_of_the_stream_ends_every_wait() {
     type End = fn(&Hooks, &StreamPipeline, &CancellationToken);
     let ends: [(&str, End); 5] = [
         ("Handle::cancel", |hooks, pipeline, _| assert!(hooks.handle().cancel(pipeline.id()))),
@@ -859,7 +859,7 @@ async fn the_end_of_the_stream_ends_the_wait_of_all_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_one_blocked_push_fails_the_others_fail_with_it() {
+async fn one_failed_push_fails_the_others() {
     let pipeline = pressed(Block(30 * MS)).build();
     let _unread = pipeline.tap().waited();
     push_all(&pipeline, &chunks(0..10)).await;
@@ -876,7 +876,7 @@ async fn when_one_blocked_push_fails_the_others_fail_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_reader_that_is_waited_for_no_strategy_does_anything() {
+async fn strategies_do_nothing_without_waited_readers() {
     for strategy in ALL {
         for tapped in [false, true] {
             let pipeline = pressed(strategy).build();
@@ -890,7 +890,7 @@ async fn without_a_reader_that_is_waited_for_no_strategy_does_anything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_there_before_a_reader_came_is_no_lag_of_its_own() {
+async fn earlier_pushes_are_not_a_readers_lag() {
     for strategy in ALL {
         for reader in WAITED {
             let pipeline = pressed(strategy).max_size(2_000).build();
@@ -908,7 +908,7 @@ async fn what_was_there_before_a_reader_came_is_no_lag_of_its_own() {
 
 /// A slow reader holds many producers on several threads, and none is forgotten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_producer_is_forgotten_while_a_slow_reader_holds_them_all() {
+async fn slow_reader_forgets_no_waiting_producer() {
     for strategy in [
         Block(Duration::from_secs(20)),
         Adaptive { initial_delay: Duration::ZERO, max_delay: Duration::ZERO, multiplier: 1.0 },

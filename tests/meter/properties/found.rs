@@ -8,7 +8,7 @@ use crate::recordings::meter_at;
 
 /// A buffer that doubles its room would hold nearly twice the limit.
 #[test]
-fn a_buffer_has_no_more_room_than_its_limit() {
+fn buffer_capacity_stays_within_its_limit() {
     let line = vec![b'x'; 1000];
     // The cut leaves room for 600 bytes; doubled, that is more than is ever needed.
     let pieces = [&line[..600], &line[600..900]];
@@ -37,7 +37,7 @@ fn a_buffer_has_no_more_room_than_its_limit() {
 }
 
 #[test]
-fn an_event_without_its_blank_line_has_the_id_that_came_with_it() {
+fn event_without_its_blank_line_keeps_its_id() {
     let mut decoder = SseDecoder::new();
     let mut input: &[u8] = b"id: 1\ndata: a\n\nid: 2\ndata: b\n";
     assert_eq!(decoder.next(&mut input).expect("an event").id(), "1");
@@ -46,7 +46,7 @@ fn an_event_without_its_blank_line_has_the_id_that_came_with_it() {
 }
 
 #[test]
-fn an_event_of_which_a_line_was_too_long_is_none() {
+fn event_with_an_overlong_line_is_dropped() {
     let mut decoder = SseDecoder::with_max(10);
     assert!(decoder.next(&mut &b"data: {}\ndata: too long\n"[..]).is_none());
     assert!(decoder.is_overflown());
@@ -54,7 +54,7 @@ fn an_event_of_which_a_line_was_too_long_is_none() {
 }
 
 #[test]
-fn behind_a_value_that_is_too_long_nothing_is_read() {
+fn nothing_is_read_behind_an_overlong_value() {
     let mut decoder = JsonDecoder::with_max(4);
     assert!(decoder.next(&mut &b"{\"long\":"[..]).is_none());
     assert!(decoder.is_overflown());
@@ -65,7 +65,7 @@ fn behind_a_value_that_is_too_long_nothing_is_read() {
 }
 
 #[test]
-fn a_body_of_grpc_in_which_nothing_comes_is_grpc() {
+fn empty_grpc_body_is_grpc() {
     for pieces in [&[][..], &[&b""[..]]] {
         let pieces = pieces.iter().copied();
         let (report, _) = meter_at(&MeterSet::detect(), "/", "application/grpc", pieces);
@@ -84,7 +84,7 @@ fn an_error_that_is_false_is_none() {
 }
 
 #[test]
-fn a_word_whose_hyphen_is_escaped_is_seen_without_parsing() {
+fn escaped_hyphen_is_seen_without_parsing() {
     let body = [
         &br#"{"event_type":"text-generation","text":"a"}"#[..],
         b"\n",
@@ -97,7 +97,7 @@ fn a_word_whose_hyphen_is_escaped_is_seen_without_parsing() {
 }
 
 #[test]
-fn blanks_at_the_start_count_alike_in_pieces_and_whole() {
+fn leading_blanks_count_alike_in_pieces() {
     for blanks in [4, 5, 256, 257, 10_000] {
         let body = [&b" ".repeat(blanks)[..], br#"{"done":true}"#].concat();
         let whole = meter_at(&MeterSet::detect(), "/api/chat", "text/plain", [&body[..]]).0;
@@ -107,7 +107,7 @@ fn blanks_at_the_start_count_alike_in_pieces_and_whole() {
 }
 
 #[test]
-fn behind_an_error_between_events_that_is_too_long_nothing_is_read() {
+fn nothing_is_read_behind_an_overlong_error() {
     let line = format!("{{\"error\":\n{{\"message\":\n\"{}\"\n", "x".repeat(30));
     let body = format!("data: {{}}\n\n{line}{line}\ndata: {{}}\n\n");
     let meters = MeterSet::detect().max_line(40);
@@ -120,7 +120,7 @@ fn behind_an_error_between_events_that_is_too_long_nothing_is_read() {
 
 /// What ends a stream is seen even where it says nothing else.
 #[test]
-fn ends_without_reasons_and_counts_are_seen_without_parsing() {
+fn ends_and_counts_are_seen_without_parsing() {
     let cases = [
         ("/v1/messages", r#"{"type":"message_start","message":{"model":"m"}}"#, r#"{"type":"message"}"#),
         ("/v1/responses", r#"{"type":"response.created"}"#, r#"{ "type": "response.completed"}"#),

@@ -115,14 +115,14 @@ proptest! {
     }
 
     #[test]
-    fn events_up_to_one_that_is_too_long_are_read(
+    fn events_before_an_overlong_one_are_read(
         body in prop_oneof![sse_text(), bytes()],
         cuts in cuts(),
         max in 0..40_usize,
     ) {
         let answer = same_however_cut(&body, &cuts, |pieces| sse(max, pieces));
         let wanted = sse_reference(&body);
-        // A BOM is no part of a line.
+        // A BOM is not part of a line.
         let longest = body.split(|byte| b"\r\n".contains(byte)).map(<[u8]>::len).max().unwrap_or(0);
         prop_assert!(answer.is_overflown || longest <= max + 3);
         if answer.is_overflown {
@@ -153,7 +153,7 @@ proptest! {
     }
 
     #[test]
-    fn values_are_the_elements_of_an_array_or_the_whole(
+    fn values_are_array_elements_or_the_whole(
         value in values(),
         is_pretty in any::<bool>(),
         cuts in cuts(),
@@ -173,7 +173,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_give_the_same_values_however_they_are_cut(
+    fn cuts_do_not_change_the_values(
         body in bytes(),
         cuts in cuts(),
         max in select(vec![UNBOUNDED, 30, 8]),
@@ -183,7 +183,7 @@ proptest! {
     }
 
     #[test]
-    fn messages_of_an_event_stream_are_read_as_they_were_written(
+    fn event_stream_messages_are_read_as_written(
         messages in messages(),
         rest in 0..20_usize,
         cuts in cuts(),
@@ -201,7 +201,7 @@ proptest! {
     }
 
     #[test]
-    fn an_event_stream_is_broken_at_the_bit_that_is_wrong(
+    fn event_stream_breaks_at_the_wrong_bit(
         messages in messages().prop_filter("a message", |messages| !messages.is_empty()),
         at in any::<prop::sample::Index>(),
         bit in 0..8,
@@ -216,13 +216,13 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_an_event_stream_or_are_none(body in bytes(), cuts in cuts(), max in 0..60_usize) {
+    fn any_bytes_are_an_event_stream_or_not(body in bytes(), cuts in cuts(), max in 0..60_usize) {
         let answer = same_however_cut(&body, &cuts, |pieces| event_stream(max, &body, pieces));
         prop_assert!(answer.error.is_some() || answer.is_cut || answer.written.len() == body.len());
     }
 
     #[test]
-    fn messages_of_grpc_are_counted_as_they_were_written(
+    fn grpc_messages_are_counted_as_written(
         messages in vec(grpc_message(), 0..6),
         rest in bytes(),
         cuts in cuts(),

@@ -198,7 +198,7 @@ pub(crate) fn assert_alike(meters: &MeterSet, head: &Head, body: &[u8], report: 
 proptest! {
     /// What tells without parsing which events matter misses none.
     #[test]
-    fn texts_that_are_not_looked_at_change_nothing_else(
+    fn skipped_texts_change_nothing_else(
         opening in opening(),
         events in vec(loose(), 0..6),
         is_done in any::<bool>(),
@@ -216,7 +216,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_give_the_same_report_however_they_are_cut(
+    fn cuts_do_not_change_the_report(
         body in bodies(),
         path in select(&PATHS[..]),
         content_type in select(&TYPES[..]),
@@ -232,7 +232,7 @@ proptest! {
 
     /// The counts that came before it stand.
     #[test]
-    fn a_line_that_is_too_long_ends_the_reading_and_takes_nothing_back(
+    fn overlong_line_ends_the_reading_after_earlier_counts(
         tokens in 0..1000_u64,
         events in 1..4_usize,
         over in 1..300_usize,

@@ -1,4 +1,4 @@
-//! Meters: streams of providers are read as one reads them who parses every event, however they are written and
+//! Meters read providers' streams as a full parser of every event reads them, however they are written and
 //! cut, and whether texts are looked at or not.
 
 use std::collections::BTreeMap;
@@ -45,7 +45,7 @@ fn counts() -> impl Strategy<Value = Option<u64>> {
     prop_oneof![3 => (0..5000_u64).prop_map(Some), 1 => Just(None)]
 }
 
-/// What one reads who parses every event.
+/// What a full parser of every event reads.
 #[derive(Debug, Default, PartialEq)]
 struct Account {
     model: Option<String>,
@@ -245,7 +245,7 @@ fn found(path: &str, content_type: &str, body: &[u8], cuts: &[usize]) -> Account
 
 proptest! {
     #[test]
-    fn openai_chat_is_read_as_by_parsing_every_chunk(
+    fn openai_chat_meter_agrees_with_full_parsing(
         chunks in vec(chat_chunk(), 1..8),
         is_done in any::<bool>(),
         style in styles(),
@@ -259,7 +259,7 @@ proptest! {
     }
 
     #[test]
-    fn anthropic_messages_are_read_as_by_parsing_every_event(
+    fn anthropic_meter_agrees_with_full_parsing(
         start in anthropic_start(),
         events in vec(anthropic_event(), 0..8),
         is_stopped in any::<bool>(),
@@ -275,7 +275,7 @@ proptest! {
     }
 
     #[test]
-    fn gemini_is_read_as_by_parsing_every_chunk(
+    fn gemini_meter_agrees_with_full_parsing(
         chunks in vec(gemini_chunk(), 1..8),
         is_array in any::<bool>(),
         style in styles(),

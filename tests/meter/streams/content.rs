@@ -22,7 +22,7 @@ fn timeless(record: &StreamRecord) -> LlmReport {
 }
 
 #[tokio::test]
-async fn it_finds_what_a_meter_in_the_body_finds() {
+async fn worker_finds_what_the_body_meter_finds() {
     for proto in [H11, H2] {
         for frames in [["one\n", "two\n", "end\n"], ["on", "e\ntwo", "\nend\n"], ["one\n", "", "tw"]] {
             let exchange = exchange(proto, body(frames));
@@ -40,7 +40,7 @@ async fn it_finds_what_a_meter_in_the_body_finds() {
 }
 
 #[tokio::test]
-async fn nothing_is_read_until_somebody_asks_and_then_once() {
+async fn content_is_read_once_and_only_on_demand() {
     let made = Made::default();
     let recorder = Recorder::with(|builder| builder.meter(made.set().on_worker()));
     let (_, record) = exchange(H11, body(["one\n", "end\n"])).run_through(recorder).await;

@@ -58,7 +58,7 @@ fn open<const N: usize>(frames: [&'static str; N]) -> MockBody {
 }
 
 #[tokio::test]
-async fn row_075_client_closes_on_the_protocols_end() {
+async fn client_closes_on_the_protocols_end() {
     for how in WAYS {
         let recorder = metered();
         leaves_at(&recorder, open(["one\n", "two\ne", "nd\n"]), "two", how).await;
@@ -78,7 +78,7 @@ async fn row_075_client_closes_on_the_protocols_end() {
 }
 
 #[tokio::test]
-async fn row_075_with_the_built_in_meters() {
+async fn client_closes_under_the_built_in_meters() {
     let event = |json: &str| format!("data: {json}\n\n");
     let usage = r#"{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}"#;
     let events = body([])
@@ -103,7 +103,7 @@ async fn row_075_with_the_built_in_meters() {
 }
 
 #[tokio::test]
-async fn row_075_without_a_meter_it_is_cancelled() {
+async fn leaving_at_the_end_without_a_meter_cancels() {
     for how in WAYS {
         let recorder = Recorder::new();
         leaves_at(&recorder, open(["one\n", "two\nend\n"]), "end\n", how).await;
@@ -115,7 +115,7 @@ async fn row_075_without_a_meter_it_is_cancelled() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_end_has_a_part_of_the_usage() {
+async fn early_leaver_has_partial_usage() {
     for how in WAYS {
         let recorder = metered();
         leaves_at(&recorder, open(["one\n", "two\n"]), "two\n", how).await;
@@ -127,7 +127,7 @@ async fn a_client_that_leaves_before_the_end_has_a_part_of_the_usage() {
 }
 
 #[tokio::test]
-async fn http_evidence_of_completion_stays_where_there_is_some() {
+async fn http_evidence_outweighs_the_protocols_end() {
     let cases = [
         (body(["one\n", "end\n"]), EndOfBody),
         (body(["one\n", "end\n"]).trailers(), Evidence::Trailers),
@@ -147,7 +147,7 @@ async fn http_evidence_of_completion_stays_where_there_is_some() {
 }
 
 #[tokio::test]
-async fn the_protocols_end_makes_nothing_whole_that_http_knows_to_be_broken() {
+async fn protocols_end_mends_no_broken_body() {
     for proto in [H11, H2] {
         let broken = exchange(proto, body(["one\nend\n"]).yields().fails());
         let (reply, record) = broken.run_through(metered()).await;
@@ -166,7 +166,7 @@ fn in_band(evidence: Evidence) -> Account {
 }
 
 #[tokio::test]
-async fn an_error_inside_the_stream_fails_it_and_the_client_sees_what_it_would_have() {
+async fn error_inside_fails_the_stream_unnoticed_downstream() {
     for proto in [H11, H2] {
         let ends = exchange(proto, body(["one\n", "error\n"]));
         let (reply, record) = ends.run_through(metered()).await;
@@ -193,7 +193,7 @@ async fn an_error_inside_the_stream_fails_it_and_the_client_sees_what_it_would_h
 }
 
 #[tokio::test]
-async fn an_error_inside_the_stream_comes_before_a_drop_and_before_a_cancel() {
+async fn error_inside_comes_before_drop_and_cancel() {
     for how in WAYS {
         let recorder = metered();
         leaves_at(&recorder, open(["one\n", "error\n"]), "error\n", how).await;
@@ -251,7 +251,7 @@ async fn a_withheld_chunk_is_not_metered() {
 }
 
 #[tokio::test]
-async fn a_chunk_that_is_withheld_after_an_error_inside_the_stream_comes_too_late() {
+async fn error_inside_comes_before_a_withheld_chunk() {
     let recorder = Recorder::with(|builder| {
         builder.meter(lines()).on_chunk(|chunk, _| match &chunk[..] {
             b"two\n" => std::ops::ControlFlow::Break("quota".into()),

@@ -49,7 +49,7 @@ impl Meter for Texts {
     }
 }
 
-/// A layer that meters so, reads requests, and has somebody who estimates.
+/// A layer that meters, reads requests, and has an estimator.
 fn estimating(set: MeterSet) -> (Recorder<CaptureRequest>, Bytewise) {
     let estimator = Bytewise::default();
     let set = set.estimate(estimator.clone());
@@ -98,7 +98,7 @@ async fn cut(recorder: &Recorder<CaptureRequest>, body: MockBody) -> Arc<StreamR
 }
 
 #[tokio::test]
-async fn what_was_not_reported_is_estimated_once_and_when_somebody_asks() {
+async fn unreported_usage_is_estimated_once_on_demand() {
     let (recorder, estimator) = estimating(texts());
     let record = cut(&recorder, body(["fine"])).await;
     assert_eq!((record.outcome(), estimator.0.load(SeqCst)), (&Outcome::Cancelled, 0));
@@ -119,7 +119,7 @@ async fn what_was_reported_stands() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_head_is_given_an_estimate_of_its_input() {
+async fn input_is_estimated_when_client_leaves_early() {
     let (recorder, _) = estimating(texts());
     let service = handler(|request: Request<RequestBody<MockBody>>| async move {
         request.into_body().collect().await?;
@@ -134,7 +134,7 @@ async fn a_client_that_leaves_before_the_head_is_given_an_estimate_of_its_input(
 }
 
 #[tokio::test]
-async fn calls_that_were_refused_or_failed_or_cannot_be_read_are_given_no_estimate() {
+async fn refused_and_failed_calls_get_no_estimate() {
     let refused = || Ok(Response::builder().status(429).body(body(["later"])).unwrap());
     let strange = || Ok(Response::new(body(["something else"])));
     let cases: [(MeterSet, Answer); 3] =

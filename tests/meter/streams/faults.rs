@@ -60,7 +60,7 @@ impl Drop for Faulty {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_meter_leaves_the_stream_alone() {
+async fn meter_panic_leaves_the_stream_alone() {
     let cases = [
         // What the record has of the tokens, if there is a report at all.
         (Panics::InFactory, None),
@@ -113,7 +113,7 @@ impl Meter for Stopper {
 }
 
 #[tokio::test]
-async fn a_meter_that_stops_its_own_stream_does_not_wait_for_itself() {
+async fn meter_can_stop_its_own_stream() {
     let handle = Arc::new(OnceLock::new());
     let own = Arc::clone(&handle);
     let set = MeterSet::none()

@@ -45,7 +45,7 @@ fn stop_at(stream: &StreamHandle, frames: u64) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_amidst_a_feed_leaves_one_record_that_agrees_with_itself() {
+async fn stop_amidst_a_feed_leaves_one_consistent_record() {
     let recorder = metered();
     let mut rng = fastrand::Rng::with_seed(4);
     let mut stopped = 0;

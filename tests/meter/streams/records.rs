@@ -61,7 +61,7 @@ async fn every_hook_and_attempt_sees_the_same() {
 }
 
 #[tokio::test]
-async fn what_meters_hold_is_charged_until_the_record_is_gone() {
+async fn meter_memory_is_charged_until_record_drops() {
     let kept = Seen::default();
     let hook = Arc::clone(&kept);
     let layer = StreamingAccumulatorLayer::builder()

@@ -90,7 +90,7 @@ async fn through_hyper_on_http2_with_trailers() {
 }
 
 #[tokio::test]
-async fn an_upload_that_the_client_cuts_leaves_what_came() {
+async fn cut_upload_keeps_what_came() {
     for rst in [false, true] {
         let recorder = reading();
         let server = serve(Options::h1(), recorder.around(handler(echo))).await;
@@ -107,7 +107,7 @@ async fn an_upload_that_the_client_cuts_leaves_what_came() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_cut_while_the_upload_goes_on() {
+async fn answer_is_cut_during_the_upload() {
     let recorder = reading();
     let service = handler(|request: Request<RequestBody<Incoming>>| async move {
         let mut upload = request.into_body();
@@ -221,7 +221,7 @@ async fn a_request_without_a_body_says_nothing() {
 }
 
 #[tokio::test]
-async fn a_prompt_that_has_no_room_is_let_go_and_the_request_goes_on() {
+async fn prompt_without_room_is_dropped() {
     let recorder = Recorder::with(|builder| {
         builder
             .capture(Capture::none())
@@ -241,7 +241,7 @@ async fn a_prompt_that_has_no_room_is_let_go_and_the_request_goes_on() {
 }
 
 #[tokio::test]
-async fn a_call_that_waits_for_its_slot_is_read_when_it_has_one() {
+async fn waiting_call_is_read_when_admitted() {
     let recorder = Recorder::with(|builder| builder.max_in_flight(1).capture_request(1024));
     let echo = |request: Request<RequestBody<MockBody>>| {
         std::future::ready(Ok::<_, Infallible>(Response::new(request.into_body())))

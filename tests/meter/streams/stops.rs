@@ -58,7 +58,7 @@ async fn a_cancelled_stream_has_the_usage_so_far() {
 }
 
 #[tokio::test]
-async fn a_stop_after_the_protocols_end_ends_the_body_without_an_error() {
+async fn stop_after_the_protocols_end_is_clean() {
     let recorder = metered();
     let mut body = running(&recorder, open(["one\n", "end\n"])).await;
     let stream = recorder.handle().streams().remove(0);
@@ -72,7 +72,7 @@ async fn a_stop_after_the_protocols_end_ends_the_body_without_an_error() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_still_there_then_sees_a_clean_end() {
+async fn staying_client_sees_a_clean_end() {
     for (proto, h2) in [(H11, false), (H2, true)] {
         let recorder = metered();
         let options = Options { h2, ..Options::default() };
@@ -96,7 +96,7 @@ const LIMITS: [fn(Builder, Duration) -> Builder; 2] =
     [|layer, limit| layer.idle_timeout(limit), |layer, limit| layer.timeout(limit)];
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_meets_a_limit_has_the_usage_so_far() {
+async fn limited_stream_has_the_usage_so_far() {
     for limit in LIMITS {
         let recorder = limited(limit);
         let mut body = running(&recorder, open(["one\n", "two\nthr"])).await;
@@ -115,7 +115,7 @@ async fn a_stream_that_meets_a_limit_has_the_usage_so_far() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_that_is_met_after_the_protocols_end_is_none() {
+async fn limit_after_the_protocols_end_is_ignored() {
     for limit in LIMITS {
         let recorder = limited(limit);
         let mut body = running(&recorder, open(["one\n", "end\n"])).await;
@@ -125,7 +125,7 @@ async fn a_limit_that_is_met_after_the_protocols_end_is_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_that_is_met_after_an_error_inside_the_stream_comes_second() {
+async fn error_inside_comes_before_a_limit() {
     for limit in LIMITS {
         let recorder = limited(limit);
         let mut body = running(&recorder, open(["one\n", "error\n"])).await;
@@ -136,7 +136,7 @@ async fn a_limit_that_is_met_after_an_error_inside_the_stream_comes_second() {
 }
 
 #[tokio::test]
-async fn a_stream_that_was_stopped_before_its_head_is_not_metered() {
+async fn stream_stopped_before_its_head_is_unmetered() {
     let made = super::lines::Made::default();
     let recorder = Recorder::with(|builder| builder.meter(made.set()));
     let gate = Gate::new();
