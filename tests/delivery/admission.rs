@@ -13,7 +13,7 @@ use streaming_accumulator::{StreamingAccumulatorLayer, WhenFull};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service};
 
-use crate::support::{Seen, complete, settled, stream};
+use crate::support::{Records, complete, open, settled};
 
 /// A service that counts its calls and answers at once.
 fn counting(
@@ -29,14 +29,14 @@ fn counting(
 
 #[tokio::test(start_paused = true)]
 async fn without_a_slot_a_call_can_be_rejected() {
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(seen.hook())
         .max_in_flight(1)
         .when_full(WhenFull::Reject)
         .build()
         .unwrap();
-    let held = stream(&layer).await;
+    let held = open(&layer).await;
     let calls = Arc::default();
     let response = layer.layer(counting(&calls)).call(Request::new(())).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -55,7 +55,7 @@ async fn without_a_slot_a_call_can_be_rejected() {
 #[tokio::test(start_paused = true)]
 async fn without_a_slot_a_call_waits_unopened() {
     let layer = StreamingAccumulatorLayer::builder().max_in_flight(1).build().unwrap();
-    let held = stream(&layer).await;
+    let held = open(&layer).await;
     let calls = Arc::default();
     let mut service = layer.layer(counting(&calls));
     let mut waiting = task::spawn(service.call(Request::new(())));
@@ -73,9 +73,9 @@ async fn without_a_slot_a_call_waits_unopened() {
 
 #[tokio::test(start_paused = true)]
 async fn abandoned_wait_leaves_no_record() {
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).max_in_flight(1).build().unwrap();
-    let held = stream(&layer).await;
+    let held = open(&layer).await;
     let mut service = layer.layer(counting(&Arc::default()));
     let mut waiting = task::spawn(service.call(Request::new(())));
     assert_pending!(waiting.poll());
@@ -125,7 +125,7 @@ async fn records_queue_while_all_workers_are_busy() {
 
 #[tokio::test(start_paused = true)]
 async fn dropping_an_unanswered_call_cancels_it() {
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     let mut service = layer
         .layer(tower::service_fn(|_: Request<()>| pending::<Result<Response<Full<Bytes>>, Infallible>>()));

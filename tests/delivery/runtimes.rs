@@ -7,7 +7,7 @@ use std::time::Duration;
 use streaming_accumulator::{Handle, StreamHook, StreamingAccumulatorLayer};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::support::{Seen, complete, settled, stream};
+use crate::support::{Records, complete, open, settled};
 
 /// Everything that is logged in this test binary.
 static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
@@ -48,7 +48,7 @@ fn hold_open(runtime: &Runtime, layer: &StreamingAccumulatorLayer) {
     let layer = layer.clone();
     let (ready, is_ready) = std::sync::mpsc::channel();
     runtime.spawn(async move {
-        let _held = stream(&layer).await;
+        let _held = open(&layer).await;
         ready.send(()).unwrap();
         std::future::pending::<()>().await;
     });
@@ -64,7 +64,7 @@ fn assert_left(handle: &Handle, left: u64) {
 #[test]
 fn record_is_delivered_after_the_servers_runtime_dies() {
     let (hooks, server) = (runtime(), runtime());
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = {
         let _inside = hooks.enter();
         StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap()
@@ -77,7 +77,7 @@ fn record_is_delivered_after_the_servers_runtime_dies() {
 
 #[test]
 fn layer_built_outside_a_runtime_works() {
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     let runtime = runtime();
     runtime.block_on(async {
@@ -89,7 +89,7 @@ fn layer_built_outside_a_runtime_works() {
 
 #[test]
 fn record_settled_outside_a_runtime_waits() {
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     tokio_test::task::spawn(complete(&layer)).enter(|cx, task| {
         assert!(task.poll(cx).is_ready());
@@ -169,7 +169,7 @@ fn record_in_a_hook_survives_its_runtime() {
 
 #[test]
 fn workers_empty_the_queue_and_end() {
-    let seen = Seen::default();
+    let seen = Records::default();
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use streaming_accumulator::BackpressureStrategy::Adaptive;
 use streaming_accumulator::{Builder, ConfigError, StreamingAccumulatorLayer};
 
-use crate::fixture::MS;
+use crate::readers::MS;
 
 type Configure = fn(Builder) -> Builder;
 

@@ -6,10 +6,11 @@ mod support;
 
 mod budget;
 mod config;
-mod fixture;
 mod limits;
 mod pace;
 mod pipelines;
+mod pressure;
+mod readers;
 mod short_memory;
 mod spill;
 mod strategies;

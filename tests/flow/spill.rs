@@ -261,7 +261,7 @@ fn assert_truncated(record: &StreamRecord, bytes: u64) {
 
 /// Run by the test below, in a process that may write no file of more than 1 MiB.
 #[tokio::test]
-#[ignore = "needs a limit on the size of files: run by `a_disk_that_fills_truncates_..`"]
+#[ignore = "needs a limit on the size of files: run by `full_disk_only_truncates_the_capture`"]
 async fn capture_on_a_full_disk() {
     let builder =
         StreamingAccumulatorLayer::builder().capture(Capture::all(usize::MAX)).spill_after(64 * KIB);

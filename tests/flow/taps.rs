@@ -13,8 +13,10 @@ use streaming_accumulator::{BoxError, Capture, Outcome, StreamHandle, Tap};
 use tokio::sync::oneshot;
 use tokio_test::task;
 
-use crate::fixture::{Live, at_hand, chunk, chunks, harness, numbers, rest, take};
-use crate::support::{Gate, H2Client, MockBody, Options, RawClient, body, boxed, handler, serve, within};
+use crate::readers::{Live, at_hand, chunk, chunks, numbers, rest, take};
+use crate::support::{
+    Flow, Gate, H2Client, MockBody, Options, RawClient, Recorder, body, boxed, handler, serve, within,
+};
 
 /// Chunks of ten bytes each, so that captures in tens of bytes cut none.
 fn tens(numbers: std::ops::Range<u64>) -> Vec<Bytes> {
@@ -33,8 +35,8 @@ const CAPTURES: [(Capture, usize, usize); 5] = [
 #[tokio::test(start_paused = true)]
 async fn tap_reads_the_kept_then_the_new() {
     for (capture, head, tail) in CAPTURES {
-        let harness = harness(|layer| layer.capture(capture));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture));
+        let mut flow = recorder.open().await;
         flow.pass(&tens(0..20)).await;
         let mut tap = flow.handle.tap();
         let kept = numbers(&at_hand(&mut tap));
@@ -68,8 +70,8 @@ async fn early_tap_sees_every_chunk_whole() {
         if capture == Capture::head_tail(50, 50) {
             continue;
         }
-        let harness = harness(|layer| layer.capture(capture));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture));
+        let mut flow = recorder.open().await;
         let mut tap = flow.handle.tap();
         flow.pass(&sent).await;
         flow.end().await;
@@ -81,8 +83,8 @@ async fn early_tap_sees_every_chunk_whole() {
 #[tokio::test(start_paused = true)]
 async fn capture_limit_splits_its_chunk_for_late_taps() {
     for capture in [Capture::head(15), Capture::all(15), Capture::head_tail(15, 1000)] {
-        let harness = harness(|layer| layer.capture(capture));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture));
+        let mut flow = recorder.open().await;
         let mut tap = flow.handle.tap();
         let sent = tens(0..4);
         flow.pass(&sent).await;
@@ -96,8 +98,8 @@ async fn capture_limit_splits_its_chunk_for_late_taps() {
 
 #[tokio::test(start_paused = true)]
 async fn taps_do_not_see_each_other() {
-    let harness = harness(|layer| layer.capture(Capture::none()));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()));
+    let mut flow = recorder.open().await;
     let sent = chunks(0..30);
     let mut first = flow.handle.tap();
     flow.pass(&sent[..10]).await;
@@ -117,8 +119,8 @@ async fn taps_do_not_see_each_other() {
 
 #[tokio::test(start_paused = true)]
 async fn new_tap_starts_where_the_stream_is() {
-    let harness = harness(|layer| layer.capture(Capture::none()));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()));
+    let mut flow = recorder.open().await;
     for round in [0, 20, 40] {
         flow.pass(&chunks(round..round + 10)).await;
         let mut tap = flow.handle.tap();
@@ -132,8 +134,8 @@ async fn new_tap_starts_where_the_stream_is() {
 #[tokio::test(start_paused = true)]
 async fn tap_opened_after_the_end_reads_the_capture() {
     for (capture, head, tail) in CAPTURES {
-        let harness = harness(|layer| layer.capture(capture));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture));
+        let mut flow = recorder.open().await;
         flow.pass(&tens(0..30)).await;
         flow.end().await;
         drop(flow.body);
@@ -150,8 +152,8 @@ async fn tap_opened_after_the_end_reads_the_capture() {
 
 #[tokio::test(start_paused = true)]
 async fn chunks_carry_the_time_of_their_arrival() {
-    let harness = harness(|layer| layer);
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer);
+    let mut flow = recorder.open().await;
     let mut tap = flow.handle.tap();
     flow.pass(&chunks(0..50)).await;
     flow.end().await;
@@ -168,8 +170,8 @@ async fn chunks_carry_the_time_of_their_arrival() {
 #[tokio::test(start_paused = true)]
 async fn slow_tap_counts_exactly_what_it_missed() {
     for (capture, _, _) in CAPTURES {
-        let harness = harness(|layer| layer.capture(capture).buffer_limit(16));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture).buffer_limit(16));
+        let mut flow = recorder.open().await;
         let mut tap = flow.handle.tap();
         let (mut seen, mut sent) = (Vec::new(), 0);
         for burst in [3, 10, 40, 200, 1, 500, 17, 16, 300] {
@@ -189,8 +191,8 @@ async fn slow_tap_counts_exactly_what_it_missed() {
 
 #[tokio::test(start_paused = true)]
 async fn first_chunk_after_a_gap_counts_it() {
-    let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(8));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()).buffer_limit(8));
+    let mut flow = recorder.open().await;
     let mut tap = flow.handle.tap();
     flow.pass(&chunks(0..3)).await;
     assert_eq!(numbers(&at_hand(&mut tap)), [0, 1, 2]);
@@ -203,8 +205,8 @@ async fn first_chunk_after_a_gap_counts_it() {
 #[tokio::test(start_paused = true)]
 async fn tap_first_read_late_counts_what_passed() {
     for capture in [Capture::none(), Capture::tail(100)] {
-        let harness = harness(|layer| layer.capture(capture).buffer_limit(8));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture).buffer_limit(8));
+        let mut flow = recorder.open().await;
         let mut tap = flow.handle.tap();
         flow.pass(&chunks(0..500)).await;
         let next = numbers(&take(&mut tap, 1))[0];
@@ -216,8 +218,8 @@ async fn tap_first_read_late_counts_what_passed() {
 #[tokio::test(start_paused = true)]
 async fn lag_counts_what_is_there_and_not_read() {
     for (capture, _, _) in CAPTURES {
-        let harness = harness(|layer| layer.capture(capture));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture));
+        let mut flow = recorder.open().await;
         flow.pass(&tens(0..20)).await;
         let mut tap = flow.handle.tap();
         flow.pass(&tens(20..25)).await;
@@ -229,40 +231,40 @@ async fn lag_counts_what_is_there_and_not_read() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_tap_delays_nobody_and_holds_little() {
-    let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(32));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()).buffer_limit(32));
+    let mut flow = recorder.open().await;
     let dead = flow.handle.tap();
     let start = tokio::time::Instant::now();
     for n in 0..5_000 {
         flow.pass(&[chunk(n, 4096)]).await;
     }
     assert!(start.elapsed().is_zero());
-    let peak = harness.audit().memory_peak();
+    let peak = recorder.audit().memory_peak();
     assert!(peak > 32 * 4096 && peak < 3 * 32 * 4096, "{peak} bytes");
     drop(dead);
     flow.pass(&[chunk(5_000, 4096)]).await;
-    assert_eq!(harness.audit().memory_used(), 0);
+    assert_eq!(recorder.audit().memory_used(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn tap_memory_is_freed_at_the_end() {
-    let harness = harness(|layer| layer.capture(Capture::none()));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()));
+    let mut flow = recorder.open().await;
     let mut tap = flow.handle.tap();
     flow.pass(&chunks(0..100)).await;
     flow.end().await;
     assert_eq!(rest(&mut tap).await.len(), 100);
     drop((tap, flow));
-    let record = harness.record().await;
+    let record = recorder.only().await;
     assert!(record.content().is_empty());
-    assert_eq!(harness.audit().memory_used(), 0, "the record captured nothing, and holds nothing");
+    assert_eq!(recorder.audit().memory_used(), 0, "the record captured nothing, and holds nothing");
 }
 
 #[tokio::test(start_paused = true)]
 async fn dropping_a_tap_frees_the_waiting_body() {
-    for waited in crate::fixture::WAITED {
-        let harness = harness(|layer| layer.buffer_limit(4));
-        let mut flow = harness.open().await;
+    for waited in crate::readers::WAITED {
+        let recorder = Recorder::with(|layer| layer.buffer_limit(4));
+        let mut flow = recorder.open().await;
         let reader = waited(&flow.handle);
         let other = waited(&flow.handle);
         let sent = chunks(0..8);
@@ -285,8 +287,8 @@ async fn dropping_a_tap_frees_the_waiting_body() {
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_taps_see_every_chunk() {
-    let harness = harness(|layer| layer.capture(Capture::none()));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()));
+    let mut flow = recorder.open().await;
     let sent = chunks(0..50);
     let taps: Vec<_> = (0..1_000)
         .map(|_| {
@@ -306,8 +308,8 @@ async fn a_thousand_taps_see_every_chunk() {
 
 #[tokio::test(start_paused = true)]
 async fn chunks_and_the_end_wake_a_tap() {
-    let harness = harness(|layer| layer.capture(Capture::none()));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()));
+    let mut flow = recorder.open().await;
     let mut tap = flow.handle.tap();
     let mut first = task::spawn(tap.next());
     while first.is_woken() || first.poll().is_pending() && first.is_woken() {
@@ -334,11 +336,7 @@ async fn until_woken<T>(task: &task::Spawn<T>) {
 }
 
 /// Makes a body and its readers wait for each other at every chunk: one lost wake-up, and all of them hang.
-fn in_lockstep(
-    readers: Vec<Box<dyn Live>>,
-    mut flow: crate::fixture::Flow,
-    sent: Vec<Bytes>,
-) -> Vec<Vec<Bytes>> {
+fn in_lockstep(readers: Vec<Box<dyn Live>>, mut flow: Flow, sent: Vec<Bytes>) -> Vec<Vec<Bytes>> {
     let threads: Vec<_> = readers
         .into_iter()
         .map(|mut reader| {
@@ -377,8 +375,8 @@ async fn maybe_yield() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_wake_up_is_lost_between_threads() {
     for capture in [Capture::none(), Capture::all(1 << 24)] {
-        let harness = harness(|layer| layer.capture(capture).buffer_limit(1));
-        let flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture).buffer_limit(1));
+        let flow = recorder.open().await;
         let readers = (0..3).map(|_| Box::new(flow.handle.tap().waited()) as Box<dyn Live>).collect();
         let sent = chunks(0..3_000);
         let expected = sent.clone();
@@ -390,8 +388,8 @@ async fn no_wake_up_is_lost_between_threads() {
 /// Opened outside any runtime: then there is no relay, and the body wakes the readers itself.
 #[test]
 fn no_wake_up_is_lost_without_a_relay() {
-    let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(1));
-    let flow = tokio_test::block_on(harness.open());
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()).buffer_limit(1));
+    let flow = tokio_test::block_on(recorder.open());
     let readers = (0..3).map(|_| Box::new(flow.handle.tap().waited()) as Box<dyn Live>).collect();
     let sent = chunks(0..3_000);
     let seen = in_lockstep(readers, flow, sent.clone());
@@ -400,8 +398,8 @@ fn no_wake_up_is_lost_without_a_relay() {
 
 #[test]
 fn group_members_take_each_chunk_once() {
-    let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(2));
-    let flow = tokio_test::block_on(harness.open());
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()).buffer_limit(2));
+    let flow = tokio_test::block_on(recorder.open());
     let group = flow.handle.work_group().waited();
     let members = (0..3).map(|_| Box::new(group.clone()) as Box<dyn Live>).collect();
     drop(group);
@@ -415,8 +413,8 @@ fn group_members_take_each_chunk_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passing_taps_read_without_holes() {
-    let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(100_000));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()).buffer_limit(100_000));
+    let mut flow = recorder.open().await;
     let handle = flow.handle.clone();
     let comes_and_goes = |handle: StreamHandle| async move {
         let mut visits = 0;
@@ -448,8 +446,8 @@ async fn passing_taps_read_without_holes() {
 
 #[tokio::test(start_paused = true)]
 async fn group_shares_chunks_beside_a_whole_tap() {
-    let harness = harness(|layer| layer.capture(Capture::none()));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()));
+    let mut flow = recorder.open().await;
     let group = flow.handle.work_group();
     let mut beside = flow.handle.tap();
     let taken = Arc::new(Mutex::new(Vec::new()));
@@ -499,8 +497,8 @@ async fn tapped(
         });
         std::future::ready(Ok::<_, BoxError>(Response::new(boxed(body))))
     });
-    let harness = harness(|layer| layer);
-    (serve(options, harness.around(service)).await, see)
+    let recorder = Recorder::with(|layer| layer);
+    (serve(options, recorder.around(service)).await, see)
 }
 
 #[tokio::test]
@@ -540,8 +538,8 @@ async fn tap_ends_cancelled_when_http2_client_leaves() {
 
 #[tokio::test(start_paused = true)]
 async fn stop_ends_taps_of_an_unpolled_body() {
-    let harness = harness(|layer| layer);
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer);
+    let mut flow = recorder.open().await;
     flow.pass(&chunks(0..3)).await;
     let reader = tokio::spawn({
         let tap = flow.handle.tap();

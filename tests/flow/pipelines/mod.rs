@@ -1,8 +1,7 @@
 //! Pipelines: streams that are not HTTP bodies, from their producers to their one record.
 
-use std::future::ready;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,87 +10,43 @@ use futures_util::{FutureExt, StreamExt};
 use http::{Method, Uri, Version};
 use streaming_accumulator::BackpressureStrategy::{self, Adaptive, Block, DropOldest, Reject};
 use streaming_accumulator::{
-    Audit, Builder, EndedBy, Evidence, Handle, MemoryBudget, Outcome, Phase, StopReason, StreamError,
-    StreamPipeline, StreamPipelineBuilder, StreamRecord, StreamingAccumulatorLayer,
+    Builder, EndedBy, Evidence, MemoryBudget, Outcome, Phase, StopReason, StreamError, StreamPipeline,
+    StreamPipelineBuilder, StreamRecord,
 };
 use tokio::time::{Instant, advance};
 use tokio_test::task;
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{Live, MS, WAITED, at_hand, chunk, chunks, numbers, rest, take};
-use crate::support::{until, within};
-
-const ADAPTIVE: BackpressureStrategy = Adaptive {
-    initial_delay: Duration::from_millis(10),
-    max_delay: Duration::from_millis(50),
-    multiplier: 2.0,
-};
-
-const ALL: [BackpressureStrategy; 4] = [ADAPTIVE, DropOldest, Reject, Block(Duration::from_millis(30))];
+use crate::pressure::{ADAPTIVE, ALL, lag_and_limit, pressed_pipeline as pressed};
+use crate::readers::{Live, MS, WAITED, at_hand, chunk, chunks, numbers, rest, take};
+use crate::support::{Recorder, until, within};
 
 /// Strategies that hold a producer, for as long as a test takes.
 const HOLDING: [BackpressureStrategy; 2] = [ADAPTIVE, Block(Duration::from_secs(3600))];
 
 type Context = &'static str;
-type Seen = Arc<Mutex<Vec<(Context, Arc<StreamRecord<Context>>)>>>;
-
 /// A layer whose hooks keep every record, with the name of the hook that got it.
-struct Hooks {
-    layer: StreamingAccumulatorLayer<Context>,
-    seen: Seen,
-}
+type Hooks = Recorder<Context>;
 
 fn hooks(configure: impl FnOnce(Builder<Context>) -> Builder<Context>) -> Hooks {
-    let seen = Seen::default();
-    let keep = |name: Context| {
-        let seen = Arc::clone(&seen);
-        move |record| {
-            seen.lock().unwrap().push((name, record));
-            ready(())
-        }
-    };
-    let builder = StreamingAccumulatorLayer::builder()
-        .context(|_| "from a request")
-        .on_complete(keep("complete"))
-        .on_cancel(keep("cancel"))
-        .on_failure(keep("failure"));
-    Hooks { layer: configure(builder).build().unwrap(), seen }
+    Recorder::routed(configure)
 }
 
 // === impl Hooks ===
 
 impl Hooks {
-    fn handle(&self) -> Handle<Context> {
-        self.layer.handle()
-    }
-
-    fn audit(&self) -> Audit {
-        self.handle().audit()
-    }
-
-    async fn open(&self, builder: StreamPipelineBuilder) -> StreamPipeline {
+    async fn pipeline(&self, builder: StreamPipelineBuilder) -> StreamPipeline {
         within("a slot", builder.open(&self.handle(), "acme")).await.unwrap()
     }
 
     /// The one record and the name of the one hook that got it, with the books closed.
     async fn record(&self) -> (Context, Arc<StreamRecord<Context>>) {
-        let delivered = || self.audit().hooks().iter().map(|hook| hook.delivered()).sum::<u64>();
-        // A record is with its hook before its stream is counted as settled.
-        until("a record", || delivered() >= 1 && self.audit().in_flight() == 0).await;
+        self.only().await;
         let audit = self.audit();
-        assert_eq!((audit.opened(), audit.in_flight(), audit.settled()), (1, 0, 1), "{audit:?}");
-        assert!(audit.is_balanced(), "{audit:?}");
-        assert_eq!((delivered(), audit.rejected(), audit.abandoned()), (1, 0, 0), "{audit:?}");
+        assert_eq!((audit.rejected(), audit.abandoned()), (0, 0), "{audit:?}");
         assert!(self.handle().streams().is_empty());
-        let mut seen = self.seen.lock().unwrap();
-        assert_eq!(seen.len(), 1, "one hook got it, once");
-        seen.pop().unwrap()
+        self.records().take().remove(0)
     }
-}
-
-/// Throttled from five chunks on, full at ten.
-fn pressed(strategy: BackpressureStrategy) -> StreamPipelineBuilder {
-    StreamPipeline::builder().backpressure(strategy).buffer_limit(10).high_water_mark(50)
 }
 
 async fn push_all(pipeline: &StreamPipeline, chunks: &[Bytes]) {
@@ -113,13 +68,6 @@ fn content(pipeline: &StreamPipeline) -> Vec<Bytes> {
 
 fn is_stopped(result: Result<(), StreamError>) -> bool {
     matches!(result, Err(StreamError::Stopped { .. }))
-}
-
-fn backpressure(error: &StreamError) -> (u64, u64) {
-    match error {
-        StreamError::Backpressure { lag, limit, .. } => (*lag, *limit),
-        other => panic!("{other}"),
-    }
 }
 
 /// Chunk `n` of a producer, large enough to be kept by reference now and then.
@@ -162,11 +110,11 @@ async fn produce<const PRODUCERS: usize>(pipeline: &StreamPipeline, each: u32) {
 async fn record_goes_once_to_the_layers_hooks() {
     let hooks = hooks(|layer| layer);
     let uri: Uri = "queue://answers/7?tenant=3".parse().unwrap();
-    let pipeline = hooks.open(StreamPipeline::builder().request(Method::POST, uri.clone())).await;
+    let pipeline = hooks.pipeline(StreamPipeline::builder().request(Method::POST, uri.clone())).await;
     let sent = chunks(0..50);
     push_all(&pipeline, &sent).await;
     assert_eq!((hooks.audit().opened(), hooks.audit().in_flight()), (1, 1));
-    assert!(hooks.seen.lock().unwrap().is_empty());
+    assert!(hooks.records().len() == 0);
     let id = pipeline.id();
     assert_eq!((pipeline.handle().id(), pipeline.handle().uri()), (id, &uri));
     assert!(pipeline.finish(Outcome::Completed));
@@ -193,7 +141,7 @@ async fn record_goes_once_to_the_layers_hooks() {
     assert!(is_stopped(pipeline.push(chunk(50, 10)).await));
     drop(pipeline);
     advance(3_600_000 * MS).await;
-    assert_eq!((hooks.audit().settled(), hooks.seen.lock().unwrap().len()), (1, 0));
+    assert_eq!((hooks.audit().settled(), hooks.records().len()), (1, 0));
     assert_eq!(record.metrics().chunks(), 50);
 }
 
@@ -204,7 +152,7 @@ async fn each_outcome_goes_to_its_own_hook() {
         [(Outcome::Completed, "complete"), (Outcome::Cancelled, "cancel"), (failed.clone(), "failure")];
     for (outcome, name) in outcomes {
         let hooks = hooks(|layer| layer);
-        let pipeline = hooks.open(StreamPipeline::builder()).await;
+        let pipeline = hooks.pipeline(StreamPipeline::builder()).await;
         let (token, child) = (pipeline.handle().cancellation_token(), pipeline.child_token());
         push_all(&pipeline, &chunks(0..3)).await;
         assert!(pipeline.finish(outcome.clone()));
@@ -225,7 +173,7 @@ async fn each_outcome_goes_to_its_own_hook() {
 #[tokio::test(start_paused = true)]
 async fn empty_pipelines_and_chunks_make_a_record() {
     let hooks = hooks(|layer| layer);
-    let pipeline = hooks.open(StreamPipeline::builder()).await;
+    let pipeline = hooks.pipeline(StreamPipeline::builder()).await;
     let mut tap = pipeline.tap().waited();
     push_all(&pipeline, &[Bytes::new(), Bytes::new()]).await;
     assert!(pipeline.finish(Outcome::Completed));
@@ -239,7 +187,7 @@ async fn empty_pipelines_and_chunks_make_a_record() {
 #[tokio::test(start_paused = true)]
 async fn a_handle_lists_a_pipeline_and_cancels_it() {
     let hooks = hooks(|layer| layer);
-    let pipeline = hooks.open(StreamPipeline::builder()).await;
+    let pipeline = hooks.pipeline(StreamPipeline::builder()).await;
     push_all(&pipeline, &chunks(0..3)).await;
     let listed = hooks.handle().streams();
     assert_eq!(listed.iter().map(|stream| stream.id()).collect::<Vec<_>>(), [pipeline.id()]);
@@ -271,7 +219,7 @@ async fn a_handle_lists_a_pipeline_and_cancels_it() {
 #[tokio::test(start_paused = true)]
 async fn dropping_the_last_clone_cancels() {
     let hooks = hooks(|layer| layer);
-    let pipeline = hooks.open(StreamPipeline::builder()).await;
+    let pipeline = hooks.pipeline(StreamPipeline::builder()).await;
     let clone = pipeline.clone();
     assert_eq!(clone.id(), pipeline.id());
     let (mut tap, handle, token) = (pipeline.tap().waited(), pipeline.handle().clone(), clone.child_token());
@@ -295,7 +243,7 @@ async fn dropping_the_last_clone_cancels() {
 #[tokio::test(start_paused = true)]
 async fn panicking_producer_fails_its_stream() {
     let hooks = hooks(|layer| layer);
-    let pipeline = hooks.open(StreamPipeline::builder()).await;
+    let pipeline = hooks.pipeline(StreamPipeline::builder()).await;
     let producer = tokio::spawn(async move {
         pipeline.push(chunk(0, 10)).await.unwrap();
         panic!("a panic of this test's own");
@@ -311,7 +259,7 @@ async fn panicking_producer_fails_its_stream() {
 async fn concurrent_finishes_settle_once() {
     for _ in 0..50 {
         let hooks = hooks(|layer| layer);
-        let pipeline = hooks.open(StreamPipeline::builder()).await;
+        let pipeline = hooks.pipeline(StreamPipeline::builder()).await;
         push_all(&pipeline, &chunks(0..5)).await;
         let ends = (0..4).map(|n| {
             let pipeline = pipeline.clone();
@@ -334,7 +282,7 @@ async fn concurrent_finishes_settle_once() {
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_stops_a_pipeline_at_its_deadline() {
     let hooks = hooks(|layer| layer);
-    let pipeline = hooks.open(StreamPipeline::builder()).await;
+    let pipeline = hooks.pipeline(StreamPipeline::builder()).await;
     push_all(&pipeline, &chunks(0..3)).await;
     let child = pipeline.child_token();
     let handle = hooks.handle();
@@ -359,7 +307,7 @@ async fn a_shutdown_stops_a_pipeline_at_its_deadline() {
 #[tokio::test(start_paused = true)]
 async fn shutdown_waits_for_pipelines_and_opens_none() {
     let hooks = hooks(|layer| layer);
-    let pipeline = hooks.open(StreamPipeline::builder()).await;
+    let pipeline = hooks.pipeline(StreamPipeline::builder()).await;
     let handle = hooks.handle();
     let mut shutdown = task::spawn(handle.shutdown(5_000 * MS));
     assert!(shutdown.poll().is_pending());
@@ -379,7 +327,7 @@ async fn shutdown_waits_for_pipelines_and_opens_none() {
 async fn open_waits_for_a_slot() {
     let hooks = hooks(|layer| layer.max_in_flight(1));
     let handle = hooks.handle();
-    let first = hooks.open(StreamPipeline::builder()).await;
+    let first = hooks.pipeline(StreamPipeline::builder()).await;
     let mut dropped = task::spawn(StreamPipeline::builder().open(&handle, "dropped"));
     let mut second = task::spawn(StreamPipeline::builder().open(&handle, "second"));
     let mut third = task::spawn(StreamPipeline::builder().open(&handle, "third"));
@@ -394,9 +342,8 @@ async fn open_waits_for_a_slot() {
     assert_eq!(handle.streams().iter().map(|stream| stream.id()).collect::<Vec<_>>(), [second.id()]);
     drop(second);
     drop(within("the slot", third).await.unwrap());
-    until("all records", || hooks.seen.lock().unwrap().len() == 3).await;
-    let seen: Vec<_> =
-        hooks.seen.lock().unwrap().iter().map(|(_, record)| *record.context().unwrap()).collect();
+    until("all records", || hooks.records().len() == 3).await;
+    let seen: Vec<_> = hooks.records().all().iter().map(|record| *record.context().unwrap()).collect();
     assert_eq!(seen, ["acme", "second", "third"]);
     let audit = hooks.audit();
     assert_eq!((audit.opened(), audit.settled(), audit.is_balanced()), (3, 3, true), "{audit:?}");
@@ -406,7 +353,7 @@ async fn open_waits_for_a_slot() {
 async fn shutdown_ends_a_waiting_open() {
     let hooks = hooks(|layer| layer.max_in_flight(1));
     let handle = hooks.handle();
-    let _first = hooks.open(StreamPipeline::builder()).await;
+    let _first = hooks.pipeline(StreamPipeline::builder()).await;
     let mut waiting = task::spawn(StreamPipeline::builder().open(&handle, "second"));
     assert!(waiting.poll().is_pending());
     let mut shutdown = task::spawn(handle.shutdown(5_000 * MS));
@@ -439,7 +386,7 @@ async fn many_producers_each_keep_their_order() {
     for strategy in [BackpressureStrategy::default(), Block(Duration::from_secs(20))] {
         let hooks = hooks(|layer| layer);
         let builder = StreamPipeline::builder().buffer_limit(8).backpressure(strategy);
-        let pipeline = hooks.open(builder).await;
+        let pipeline = hooks.pipeline(builder).await;
         let mut tap = pipeline.tap().waited();
         let all = tokio::spawn(async move { (rest(&mut tap).await, tap.missed(), tap.outcome().cloned()) });
         let group = pipeline.handle().work_group().waited();
@@ -484,7 +431,7 @@ async fn many_producers_each_keep_their_order() {
 async fn pushes_before_a_finish_are_recorded() {
     for round in 0..300 {
         let hooks = hooks(|layer| layer);
-        let pipeline = hooks.open(StreamPipeline::builder().buffer_limit(4).max_size(usize::MAX)).await;
+        let pipeline = hooks.pipeline(StreamPipeline::builder().buffer_limit(4).max_size(usize::MAX)).await;
         let others: Vec<_> = (1..3)
             .map(|producer| {
                 let pipeline = pipeline.clone();
@@ -520,7 +467,7 @@ async fn pushes_before_a_finish_are_recorded() {
 async fn content_beyond_the_limit_is_only_counted() {
     for max_size in [0, 1, 9, 10, 95, 100, 1_000] {
         let hooks = hooks(|layer| layer);
-        let pipeline = hooks.open(StreamPipeline::builder().max_size(max_size)).await;
+        let pipeline = hooks.pipeline(StreamPipeline::builder().max_size(max_size)).await;
         let (mut early, mut waited) = (pipeline.tap(), pipeline.tap().waited());
         let sent: Vec<_> = (0..60).map(|n| chunk(n, 10)).collect();
         push_all(&pipeline, &sent[..30]).await;
@@ -577,7 +524,7 @@ async fn memory_is_charged_and_wholly_given_back() {
         if own {
             builder = builder.memory_budget(&budget);
         }
-        let pipeline = hooks.open(builder).await;
+        let pipeline = hooks.pipeline(builder).await;
         let mut tap = pipeline.tap();
         let sent: Vec<_> = (0..2_000_000 / len as u64).map(|n| chunk(n, len)).collect();
         push_all(&pipeline, &sent[..100]).await;
@@ -700,7 +647,7 @@ async fn drop_oldest_never_waits_and_counts_the_skipped() {
 async fn fails_of_backpressure(hooks: &Hooks, pipeline: StreamPipeline, mut reader: Box<dyn Live>) {
     let child = pipeline.child_token();
     let error = within("an error", pipeline.push(chunk(10, 10))).await.unwrap_err();
-    assert_eq!(backpressure(&error), (10, 10));
+    assert_eq!(lag_and_limit(&error), (10, 10));
     assert_eq!(pipeline.push(chunk(11, 10)).await, Err(error.clone()), "and so say later ones");
     assert!(!pipeline.finish(Outcome::Completed));
     assert!(child.is_cancelled());
@@ -717,7 +664,7 @@ async fn fails_of_backpressure(hooks: &Hooks, pipeline: StreamPipeline, mut read
 async fn reject_fails_the_push_at_the_limit() {
     for reader in WAITED {
         let hooks = hooks(|layer| layer);
-        let pipeline = hooks.open(pressed(Reject)).await;
+        let pipeline = hooks.pipeline(pressed(Reject)).await;
         let reader = reader(pipeline.handle());
         let start = Instant::now();
         push_all(&pipeline, &chunks(0..10)).await;
@@ -743,7 +690,7 @@ async fn reject_spares_a_reader_below_the_limit() {
 async fn block_waits_its_time_and_then_fails() {
     for reader in WAITED {
         let hooks = hooks(|layer| layer);
-        let pipeline = hooks.open(pressed(Block(30 * MS))).await;
+        let pipeline = hooks.pipeline(pressed(Block(30 * MS))).await;
         let reader = reader(pipeline.handle());
         let start = Instant::now();
         push_all(&pipeline, &chunks(0..10)).await;
@@ -760,7 +707,7 @@ async fn block_waits_its_time_and_then_fails() {
         let mut push = task::spawn(pipeline.push(chunk(10, 10)));
         assert!(push.poll().is_pending());
         let error = push.await.unwrap_err();
-        assert_eq!((start.elapsed(), backpressure(&error)), (30 * MS, (10, 10)));
+        assert_eq!((start.elapsed(), lag_and_limit(&error)), (30 * MS, (10, 10)));
         fails_of_backpressure(&hooks, pipeline, reader).await;
     }
 }
@@ -839,7 +786,7 @@ async fn end_of_the_stream_ends_every_wait() {
         for (name, end) in ends {
             let hooks = hooks(|layer| layer);
             let parent = CancellationToken::new();
-            let pipeline = hooks.open(pressed(strategy).token(&parent)).await;
+            let pipeline = hooks.pipeline(pressed(strategy).token(&parent)).await;
             let _unread = pipeline.tap().waited();
             let before = if strategy == delayed { 5 } else { 10 };
             push_all(&pipeline, &chunks(0..before)).await;

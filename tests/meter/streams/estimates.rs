@@ -50,7 +50,7 @@ impl Meter for Texts {
 }
 
 /// A layer that meters, reads requests, and has an estimator.
-fn estimating(set: MeterSet) -> (Recorder<CaptureRequest>, Bytewise) {
+fn estimating(set: MeterSet) -> (Recorder<(), CaptureRequest>, Bytewise) {
     let estimator = Bytewise::default();
     let set = set.estimate(estimator.clone());
     (Recorder::with(|builder| builder.meter(set).capture_request(1024)), estimator)
@@ -72,7 +72,7 @@ fn counts(record: &StreamRecord) -> (Option<u64>, Option<u64>, UsageBasis) {
 
 /// Reads the request, then answers.
 async fn answer(
-    recorder: &Recorder<CaptureRequest>,
+    recorder: &Recorder<(), CaptureRequest>,
     response: Answered,
 ) -> Result<Response<AccumulatorBody<TestBody>>, BoxError> {
     let response = Arc::new(Mutex::new(Some(response)));
@@ -88,7 +88,7 @@ async fn answer(
 }
 
 /// The record of an answer that is pulled so far and then dropped.
-async fn cut(recorder: &Recorder<CaptureRequest>, body: MockBody) -> Arc<StreamRecord> {
+async fn cut(recorder: &Recorder<(), CaptureRequest>, body: MockBody) -> Arc<StreamRecord> {
     let mut body = answer(recorder, Ok(Response::new(body.wait(&Gate::new())))).await.unwrap().into_body();
     let mut frame = tokio_test::task::spawn(body.frame());
     assert!(frame.poll().is_ready());

@@ -26,7 +26,7 @@ use crate::support::exchange::H2;
 use crate::support::*;
 
 /// A layer with a meter that reads requests.
-fn reading() -> Recorder<CaptureRequest> {
+fn reading() -> Recorder<(), CaptureRequest> {
     Recorder::with(|builder| builder.meter(lines()).capture_request(64 * 1024))
 }
 
@@ -131,7 +131,7 @@ async fn answer_is_cut_during_the_upload() {
 }
 
 /// An application of axum's that needs the whole request.
-fn app(recorder: &Recorder<CaptureRequest>) -> Router {
+fn app(recorder: &Recorder<(), CaptureRequest>) -> Router {
     let answer = |Json(request): Json<Value>| async move { format!("{}\nend\n", request["model"]) };
     Router::new().route("/chat", post(answer)).layer(recorder.layer())
 }
