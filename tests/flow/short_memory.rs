@@ -2,7 +2,6 @@
 
 use std::future::ready;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::StreamExt;
@@ -98,23 +97,14 @@ async fn late_tap_counts_all_that_it_missed() {
 }
 
 #[tokio::test]
-
 async fn record_of_a_tapped_stream_keeps_its_tail() {
-    let recorder = Arc::new(Mutex::new(None));
-    let kept = Arc::clone(&recorder);
-    let layer = StreamingAccumulatorLayer::builder()
-        .capture(Capture::tail(16 * KIB))
-        .on_end(move |record| {
-            *kept.lock().unwrap() = Some(record);
-            ready(())
-        })
-        .build()
-        .unwrap();
+    let recorder = Recorder::with(|builder| builder.capture(Capture::tail(16 * KIB)));
+    let layer = recorder.layer();
     let mut stream = open(&layer, 3000, 4096).await;
     let tap = layer.handle().streams()[0].tap();
     pull(&mut stream);
     drop((stream, tap));
-    until("the record", || recorder.lock().unwrap().is_some()).await;
+    recorder.only().await;
     let held = layer.handle().audit().memory_used();
     assert!(held <= 2 * 16 * KIB as u64, "{held} bytes for 16 KiB");
 }

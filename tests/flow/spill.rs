@@ -1,6 +1,5 @@
 //! Content that moves out of memory: to a file, compressed, or both; and disks that fail.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -9,18 +8,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use http::{Request, Response};
-use http_body::Frame;
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use streaming_accumulator::{
-    BackpressureStrategy, Builder, Capture, ConfigError, Content, MemoryBudget, Outcome, StreamError,
-    StreamRecord, StreamingAccumulatorLayer,
+    AccumulatorBody, BackpressureStrategy, Builder, Capture, ConfigError, Content, MemoryBudget, Outcome,
+    StreamError, StreamRecord, StreamingAccumulatorLayer,
 };
 use tokio::io::AsyncReadExt;
-use tower::{Layer, ServiceExt};
+use tower::ServiceExt;
 
-use crate::support::until;
+use crate::support::{Recorder, until};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -51,29 +50,32 @@ fn event(n: usize) -> Bytes {
 async fn record_of(
     builder: Builder,
     chunks: impl Iterator<Item = Bytes> + Send + 'static,
-) -> (Arc<StreamRecord>, StreamingAccumulatorLayer) {
-    let records = Arc::new(Mutex::new(VecDeque::new()));
-    let kept = Arc::clone(&records);
-    let layer = builder
-        .on_end(move |record| {
-            kept.lock().unwrap().push_back(record);
-            std::future::ready(())
-        })
-        .build()
-        .unwrap();
-    let body = StreamBody::new(stream::iter(chunks.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)))));
-    let body = Arc::new(Mutex::new(Some(body)));
-    let service = layer.layer(tower::service_fn(move |_: Request<()>| {
-        let body = body.lock().unwrap().take().expect("called once");
-        std::future::ready(Ok::<_, Infallible>(Response::new(body)))
-    }));
-    let mut body = service.oneshot(Request::new(())).await.unwrap().into_body();
+) -> (Arc<StreamRecord>, Recorder) {
+    let recorder = Recorder::of(builder);
+    let mut body = stream(&recorder, chunks).await;
     while let Some(frame) = body.frame().await {
         frame.unwrap();
     }
-    until("the record", || !records.lock().unwrap().is_empty()).await;
-    let record = records.lock().unwrap().pop_front().expect("there is one");
-    (record, layer)
+    recorder.only().await;
+    // Taken, so that the caller can drop it.
+    let (_, record) = recorder.records().take().remove(0);
+    (record, recorder)
+}
+
+/// A stream of these chunks, each made when it is pulled.
+async fn stream<I>(
+    recorder: &Recorder,
+    chunks: I,
+) -> AccumulatorBody<impl Body<Data = Bytes, Error = Infallible> + use<I>>
+where
+    I: Iterator<Item = Bytes> + Send + 'static,
+{
+    let body = StreamBody::new(futures_util::stream::iter(
+        chunks.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk))),
+    ));
+    let echo =
+        |request: Request<_>| std::future::ready(Ok::<_, Infallible>(Response::new(request.into_body())));
+    recorder.around(tower::service_fn(echo)).oneshot(Request::new(body)).await.unwrap().into_body()
 }
 
 async fn assert_holds(content: &Content, wanted: impl Iterator<Item = Bytes> + Clone) {
@@ -105,7 +107,7 @@ async fn disk_keeps_a_response_beyond_the_budget() {
         .memory_budget(&budget)
         .spill_after(MIB);
     let chunks = chunks(2_048, 64 * KIB);
-    let (record, layer) = record_of(builder, chunks.clone()).await;
+    let (record, recorder) = record_of(builder, chunks.clone()).await;
     assert_eq!(*record.outcome(), Outcome::Completed);
     assert!(record.content().is_spilled());
     assert!(!record.content().is_truncated(), "{:?}", record.content().spill_error());
@@ -113,7 +115,7 @@ async fn disk_keeps_a_response_beyond_the_budget() {
     assert!(record.content().chunks().eq(chunks));
     assert!(budget.peak() <= 3 * MIB as u64, "peak {}", budget.peak());
     until("the rest to be spilled", || budget.used() < 256 * KIB as u64).await;
-    drop((record, layer));
+    drop((record, recorder));
     until("memory to come back", || budget.used() == 0).await;
 }
 
@@ -122,7 +124,7 @@ async fn what_was_spilled_reads_as_what_was_not() {
     for (count, len) in [(20_000, 100), (3_000, 1_000), (500, 5_000), (3, 3 * MIB)] {
         let builder =
             StreamingAccumulatorLayer::builder().capture(Capture::all(usize::MAX)).spill_after(64 * KIB);
-        let (record, _layer) = record_of(builder, chunks(count, len)).await;
+        let (record, _recorder) = record_of(builder, chunks(count, len)).await;
         assert!(record.content().is_spilled(), "{count} chunks of {len}");
         assert_holds(record.content(), chunks(count, len)).await;
     }
@@ -143,7 +145,7 @@ async fn snapshot_is_unchanged_while_content_moves() {
                 }
                 ControlFlow::Continue(())
             });
-        let (record, _layer) = record_of(builder, (0..10_000).map(event)).await;
+        let (record, _recorder) = record_of(builder, (0..10_000).map(event)).await;
         assert!(record.content().is_spilled());
         let snapshots = std::mem::take(&mut *snapshots.lock().unwrap());
         assert!(snapshots.len() > 10);
@@ -156,7 +158,7 @@ async fn snapshot_is_unchanged_while_content_moves() {
 #[tokio::test]
 async fn a_stream_below_the_mark_stays_in_memory() {
     let builder = StreamingAccumulatorLayer::builder().spill_after(64 * KIB);
-    let (record, _layer) = record_of(builder, chunks(100, 100)).await;
+    let (record, _recorder) = record_of(builder, chunks(100, 100)).await;
     assert!(!record.content().is_spilled());
     assert_holds(record.content(), chunks(100, 100)).await;
 }
@@ -168,7 +170,7 @@ async fn memory_that_is_short_spills_at_once() {
         .capture(Capture::all(usize::MAX))
         .memory_budget(&budget)
         .spill_after(usize::MAX);
-    let (record, _layer) = record_of(builder, chunks(5_000, 700)).await;
+    let (record, _recorder) = record_of(builder, chunks(5_000, 700)).await;
     assert!(record.content().is_spilled());
     assert_holds(record.content(), chunks(5_000, 700)).await;
 }
@@ -181,7 +183,7 @@ async fn event_streams_shrink_eightfold_in_memory() {
         .memory_budget(&budget)
         .compress(true);
     let events = (0..10_000).map(event);
-    let (record, _layer) = record_of(builder, events.clone()).await;
+    let (record, _recorder) = record_of(builder, events.clone()).await;
     let len = record.content().len() as u64;
     until("the rest to be compressed", || budget.used() * 8 < len).await;
     println!("{len} bytes of events take {}: 1/{}", budget.used(), len / budget.used());
@@ -195,7 +197,7 @@ async fn what_does_not_shrink_stays_as_it_is() {
     let chunks: Vec<Bytes> =
         (0..500).map(|_| (0..1_000).map(|_| random.u8(..)).collect::<Vec<u8>>().into()).collect();
     let builder = StreamingAccumulatorLayer::builder().compress(true);
-    let (record, _layer) = record_of(builder, chunks.clone().into_iter()).await;
+    let (record, _recorder) = record_of(builder, chunks.clone().into_iter()).await;
     assert_holds(record.content(), chunks.into_iter()).await;
 }
 
@@ -208,7 +210,7 @@ async fn compressed_content_is_spilled_compressed() {
         .compress(true)
         .spill_after(MIB);
     let events = (0..10_000).map(event);
-    let (record, _layer) = record_of(builder, events.clone()).await;
+    let (record, _recorder) = record_of(builder, events.clone()).await;
     until("the rest to be spilled", || budget.used() < 128 * KIB as u64).await;
     assert!(record.content().is_spilled());
     assert_holds(record.content(), events).await;
@@ -219,7 +221,7 @@ async fn limited_capture_spills_up_to_its_limit() {
     let builder = StreamingAccumulatorLayer::builder()
         .capture(Capture::head_tail(300_000, 10_000))
         .spill_after(64 * KIB);
-    let (record, _layer) = record_of(builder, chunks(1_000, 1_000)).await;
+    let (record, _recorder) = record_of(builder, chunks(1_000, 1_000)).await;
     let all: Vec<u8> = chunks(1_000, 1_000).flatten().collect();
     let mut wanted = all[..300_000].to_vec();
     wanted.extend_from_slice(&all[all.len() - 10_000..]);
@@ -242,7 +244,7 @@ async fn missing_directory_only_truncates_the_capture() {
             std::fs::remove_dir(&gone).unwrap();
         }
     });
-    let (record, _layer) = record_of(builder, chunks_of).await;
+    let (record, _recorder) = record_of(builder, chunks_of).await;
     assert_truncated(&record, 10_000_000);
 }
 
@@ -265,7 +267,7 @@ fn assert_truncated(record: &StreamRecord, bytes: u64) {
 async fn capture_on_a_full_disk() {
     let builder =
         StreamingAccumulatorLayer::builder().capture(Capture::all(usize::MAX)).spill_after(64 * KIB);
-    let (record, _layer) = record_of(builder, chunks(10_000, 1_000)).await;
+    let (record, _recorder) = record_of(builder, chunks(10_000, 1_000)).await;
     assert_truncated(&record, 10_000_000);
     assert!(record.content().len() >= 512 * KIB, "what was written before counts");
     assert!(record.content().is_spilled());
@@ -298,30 +300,20 @@ async fn slow_disk_is_given_up_under_drop_oldest() {
         .backpressure(BackpressureStrategy::DropOldest)
         .buffer_limit(1)
         .spill_after(64 * KIB);
-    let (record, _layer) = record_of(builder, chunks(10_000, 1_000)).await;
+    let (record, _recorder) = record_of(builder, chunks(10_000, 1_000)).await;
     assert_truncated(&record, 10_000_000);
 }
 
 #[tokio::test]
 async fn slow_disk_ends_the_stream_under_reject() {
-    let records = Arc::new(Mutex::new(Vec::new()));
-    let kept = Arc::clone(&records);
-    let layer = StreamingAccumulatorLayer::builder()
-        .capture(Capture::all(usize::MAX))
-        .backpressure(BackpressureStrategy::Reject)
-        .buffer_limit(1)
-        .spill_after(KIB)
-        .on_end(move |record| {
-            kept.lock().unwrap().push(record);
-            std::future::ready(())
-        })
-        .build()
-        .unwrap();
-    let service = layer.layer(tower::service_fn(|_: Request<()>| {
-        let frames = chunks(10_000, 1_000).map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
-        std::future::ready(Ok::<_, Infallible>(Response::new(StreamBody::new(stream::iter(frames)))))
-    }));
-    let mut body = service.oneshot(Request::new(())).await.unwrap().into_body();
+    let recorder = Recorder::with(|builder| {
+        builder
+            .capture(Capture::all(usize::MAX))
+            .backpressure(BackpressureStrategy::Reject)
+            .buffer_limit(1)
+            .spill_after(KIB)
+    });
+    let mut body = stream(&recorder, chunks(10_000, 1_000)).await;
     let error = loop {
         match body.frame().await.expect("an error before the end") {
             Ok(_) => {}
@@ -330,8 +322,7 @@ async fn slow_disk_ends_the_stream_under_reject() {
     };
     let error = error.downcast::<StreamError>().unwrap();
     assert!(matches!(*error, StreamError::Backpressure { limit: 1, .. }), "{error:?}");
-    until("the record", || !records.lock().unwrap().is_empty()).await;
-    assert_eq!(*records.lock().unwrap()[0].outcome(), Outcome::Failed(*error));
+    assert_eq!(*recorder.only().await.outcome(), Outcome::Failed(*error));
 }
 
 #[test]

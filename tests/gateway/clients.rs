@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::support::{Gateway, PATIENCE, PRICES, need_curl};
+use crate::curl::need_curl;
+use crate::process::{Gateway, PATIENCE, PRICES};
 
 /// The exit code of a script that cannot import the clients.
 const NOT_INSTALLED: i32 = 77;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{ALICE, Answer, BOB, Gateway, Temp, curl, curl_command, need_curl, parse};
+use crate::curl::{Answer, curl, curl_command, need_curl, parse};
+use crate::process::{ALICE, BOB, Gateway, Temp};
 
 /// The recordings, where this checkout has them beside it.
 fn fixtures() -> Option<PathBuf> {

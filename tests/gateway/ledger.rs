@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{ALICE, BOB, Gateway, PATIENCE, Temp, chat, curl, eventually, need_curl};
+use crate::curl::{chat, curl, need_curl};
+use crate::process::{ALICE, BOB, Gateway, PATIENCE, Temp, eventually};
 
 /// A row's columns, in their order: of the first 17 an old ledger is made.
 pub(crate) const ROW_KEYS: [&str; 32] = [

@@ -6,7 +6,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::support::{ALICE, BOB, Gateway, PATIENCE, PRICES, Temp, chat, curl, need_curl};
+use crate::curl::{chat, curl, need_curl};
+use crate::process::{ALICE, BOB, Gateway, PATIENCE, PRICES, Temp};
 use crate::upstream::{provider, read_request};
 
 const EVENTS: &str =

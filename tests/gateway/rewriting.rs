@@ -1,12 +1,6 @@
 //! Asking for usage, and hiding what came only because of that.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-
 use axum::body::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
@@ -14,6 +8,8 @@ use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::hiding::{Hidden, Hiding};
 use crate::include_usage::{Hider, LONGEST_EVENT, ask};
+use crate::support::server::BoxError;
+use crate::support::{Feed, Gate, MockBody, body};
 
 const COUNTS: &str = "data: {\"id\":\"1\",\"choices\":[],\"usage\":{\"prompt_tokens\":3}}\n\n";
 
@@ -204,51 +200,23 @@ proptest! {
     }
 }
 
-/// Yields what it was told to, then waits for ever.
-struct Scripted {
-    steps: VecDeque<Option<Result<Frame<Bytes>, &'static str>>>,
-    alive: Arc<()>,
-}
-
-impl Body for Scripted {
-    type Data = Bytes;
-    type Error = &'static str;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
-        self.steps.pop_front().map_or(Poll::Pending, Poll::Ready)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.steps.is_empty()
-    }
-}
-
-fn data(text: &'static str) -> Option<Result<Frame<Bytes>, &'static str>> {
-    Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))
-}
-
-/// The body, its count, and something that is shared with the inner body while that lives.
-fn hiding(
-    steps: impl IntoIterator<Item = Option<Result<Frame<Bytes>, &'static str>>>,
-) -> (Hiding<Scripted>, Hidden, Arc<()>) {
-    let (hidden, alive) = (Hidden::default(), Arc::new(()));
-    let inner = Scripted { steps: steps.into_iter().collect(), alive: Arc::clone(&alive) };
-    assert_eq!(Arc::strong_count(&inner.alive), 2);
-    (Hiding::new(inner, hidden.clone()), hidden, alive)
+/// The body, and its count.
+fn hiding(inner: MockBody) -> (Hiding<MockBody>, Hidden) {
+    let hidden = Hidden::default();
+    (Hiding::new(inner, hidden.clone()), hidden)
 }
 
 /// The next frame's text.
-fn text(frame: Option<Result<Frame<Bytes>, &'static str>>) -> String {
+fn text(frame: Option<Result<Frame<Bytes>, BoxError>>) -> String {
     let data = frame.expect("a frame").expect("no error").into_data().expect("data");
     String::from_utf8(data.into()).expect("text")
 }
 
 #[test]
 fn whole_events_go_out_at_once() {
-    let (mut body, hidden, _) = hiding([data("data: 1\n\ndata: 2\n"), data(COUNTS), data("da")]);
+    // The inner body says that it is over, and yields nothing more.
+    let inner = body(["data: 1\n\ndata: 2\n", COUNTS, "da"]).wait(&Gate::new()).claims_end_after(3);
+    let (mut body, hidden) = hiding(inner);
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1\n\n");
     // The counts were no event of their own: a line of the event before was open.
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), format!("data: 2\n{COUNTS}"));
@@ -262,7 +230,7 @@ fn whole_events_go_out_at_once() {
 
 #[test]
 fn hidden_events_make_no_frames() {
-    let (mut body, hidden, _) = hiding([data(COUNTS), data(""), data("data: [DONE]\n\n"), None]);
+    let (mut body, hidden) = hiding(body([COUNTS, "", "data: [DONE]\n\n"]).hint(true));
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: [DONE]\n\n");
     assert_eq!(hidden.bytes(), COUNTS.len() as u64);
     assert!(assert_ready!(task::spawn(body.frame()).poll()).is_none());
@@ -271,21 +239,20 @@ fn hidden_events_make_no_frames() {
 
 #[test]
 fn held_bytes_come_before_the_end() {
-    let mut trailers = HeaderMap::new();
-    trailers.insert("x-checksum", "1".parse().expect("a value"));
-    let trailers = Frame::trailers(trailers);
+    let cut = || body(["data: 1"]).hint(true);
 
-    let (mut body, _, _) = hiding([data("data: 1"), Some(Err("broken"))]);
+    let (mut body, _) = hiding(cut().fails());
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1");
-    assert_eq!(assert_ready!(task::spawn(body.frame()).poll()).expect("an end").expect_err("one"), "broken");
+    let error = assert_ready!(task::spawn(body.frame()).poll()).expect("an end").expect_err("one");
+    assert_eq!(error.to_string(), "scripted error");
 
-    let (mut body, _, _) = hiding([data("data: 1"), Some(Ok(trailers))]);
+    let (mut body, _) = hiding(cut().trailers());
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1");
     assert!(!body.is_end_stream());
     let last = assert_ready!(task::spawn(body.frame()).poll()).expect("a frame").expect("no error");
-    assert_eq!(last.into_trailers().expect("trailers")["x-checksum"], "1");
+    assert_eq!(last.into_trailers().expect("trailers")["x-sum"], "abc");
 
-    let (mut body, hidden, _) = hiding([data("data: 1"), None]);
+    let (mut body, hidden) = hiding(cut());
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1");
     assert!(assert_ready!(task::spawn(body.frame()).poll()).is_none());
     drop(body);
@@ -294,10 +261,13 @@ fn held_bytes_come_before_the_end() {
 
 #[test]
 fn dropping_the_body_drops_the_inner_one() {
-    let (mut body, hidden, alive) = hiding([data("data: 1\n\n"), data("data: 2")]);
+    let feed = Feed::default();
+    feed.push("data: 1\n\n");
+    feed.push("data: 2");
+    let (mut body, hidden) = hiding(feed.body());
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1\n\n");
-    assert_eq!(Arc::strong_count(&alive), 2);
+    assert!(!feed.is_abandoned());
     drop(body);
-    assert_eq!(Arc::strong_count(&alive), 1);
+    assert!(feed.is_abandoned());
     assert_eq!(hidden.bytes(), 0, "the second event was never taken");
 }

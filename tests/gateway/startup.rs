@@ -6,7 +6,8 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::support::{Gateway, PATIENCE, Temp, curl, need_curl, program};
+use crate::curl::{curl, need_curl};
+use crate::process::{Gateway, PATIENCE, Temp, program};
 
 /// Starts a gateway that must fail: its exit code and its message.
 async fn refused<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> (Option<i32>, String) {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::curl::{chat, curl, curl_command, need_curl};
 use crate::ledger::ROW_KEYS;
-use crate::support::{ALICE, BOB, Gateway, chat, curl, curl_command, need_curl};
+use crate::process::{ALICE, BOB, Gateway};
 
 /// Path, request, and how the last event of the stream is known.
 fn protocols(stream: bool) -> Vec<(&'static str, Value, &'static str)> {

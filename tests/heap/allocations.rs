@@ -5,12 +5,12 @@
 //! that allocate do so. `-- --nocapture` shows the figures.
 
 use std::convert::Infallible;
-use std::future::ready;
+use std::future;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::Stream;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -20,7 +20,9 @@ use streaming_accumulator::{
 };
 use tower::{Layer, ServiceExt};
 
+use crate::body::{Ready, cut, ready};
 use crate::heap;
+use crate::support::Recorder;
 
 const MIB: usize = 1024 * 1024;
 
@@ -32,21 +34,6 @@ const WINDOW: usize = 1024;
 
 /// Frames of the streams that are counted, unless the pool has too few blocks for them.
 const FRAMES: usize = 4096;
-
-/// What upstreams are read into.
-const READ_BUFFER: usize = 64 * 1024;
-
-/// A body of chunks that were made before.
-struct Ready(std::vec::IntoIter<Bytes>);
-
-/// A body that cuts `left` bytes into chunks of `size`, out of read buffers that it lets go of.
-struct Cut {
-    buffer: BytesMut,
-    size: usize,
-    left: usize,
-    /// Takes a new read buffer for each chunk.
-    sparse: bool,
-}
 
 /// What reads the stream beside the client.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,10 +57,9 @@ struct Allocated {
     tap: (u64, u64),
 }
 
-/// A layer, and the record of its latest stream.
+/// A layer with its records, and how many streams it has had.
 struct Stage {
-    layer: StreamingAccumulatorLayer,
-    latest: Arc<Mutex<Option<Arc<StreamRecord>>>>,
+    recorder: Recorder,
     streams: u64,
 }
 
@@ -110,7 +96,7 @@ fn drain(tap: &mut Tap) -> u64 {
 /// frames and the last one are not counted.
 async fn allocated(stage: &mut Stage, size: usize, frames: usize, reader: Reader) -> Allocated {
     let chunks = vec![shared(size); frames];
-    let mut body = pin!(stage.open(Ready(chunks.into_iter())).await);
+    let mut body = pin!(stage.open(ready(chunks)).await);
     let stream = stage.stream();
     let mut tap = match reader {
         Reader::Nobody => None,
@@ -250,7 +236,7 @@ async fn a_frame_of_a_protocol_allocates_nothing() {
         // Numbers of one length: buffers that hold an event then need not grow.
         let chunks: Vec<Bytes> =
             (0..FRAMES).map(|n| event(if n == 0 { 0 } else { 10_000 + n }).into()).collect();
-        let mut body = pin!(stage.open(Ready(chunks.into_iter())).await);
+        let mut body = pin!(stage.open(ready(chunks)).await);
         let mut costly = Vec::new();
         for n in 0..FRAMES {
             let (calls, frame) = heap::calls_of(|| poll(body.as_mut()));
@@ -274,9 +260,10 @@ async fn a_frame_of_a_request_allocates_nothing() {
         StreamingAccumulatorLayer::builder().capture(Capture::none()).capture_request(1024).build().unwrap();
     let mut chunks = vec![shared(256); FRAMES];
     chunks[0] = Bytes::from_static(b"{\"messages\":[{\"content\":\"");
-    let echo =
-        |request: Request<RequestBody<Ready>>| ready(Ok::<_, Infallible>(Response::new(request.into_body())));
-    let request = Request::new(Ready(chunks.into_iter()));
+    let echo = |request: Request<RequestBody<Ready>>| {
+        future::ready(Ok::<_, Infallible>(Response::new(request.into_body())))
+    };
+    let request = Request::new(ready(chunks));
     let mut body = pin!(layer.layer(tower::service_fn(echo)).oneshot(request).await.unwrap().into_body());
     let mut costly = 0;
     for n in 0..FRAMES {
@@ -307,9 +294,9 @@ struct Retained {
     charged: u64,
 }
 
-/// A record of all of `body`, held.
-async fn retained(capture: Capture, body: Cut) -> Retained {
-    let content = body.left;
+/// A record of 1 MiB in chunks of `size`, held; each chunk has its own read buffer if they are `sparse`.
+async fn retained(capture: Capture, size: usize, sparse: bool) -> Retained {
+    let body = cut(size, MIB, sparse);
     let mut stage = Stage::new(capture);
     let before = heap::live();
     let mut body = Box::pin(stage.open(body).await);
@@ -319,10 +306,10 @@ async fn retained(capture: Capture, body: Cut) -> Retained {
     drop(body);
     let record = stage.record().await;
     let bytes = heap::live() - before;
-    assert_eq!(record.content().len(), content);
-    let charged = stage.layer.handle().audit().memory_used();
+    assert_eq!(record.content().len(), MIB);
+    let charged = stage.recorder.handle().audit().memory_used();
     drop(record);
-    assert_eq!(stage.layer.handle().audit().memory_used(), 0);
+    assert_eq!(stage.recorder.handle().audit().memory_used(), 0);
     stage.end().await;
     Retained { bytes, charged }
 }
@@ -331,8 +318,7 @@ async fn a_record_retains_little_more_than_its_content() {
     let of_content = |bytes: f64| bytes / MIB as f64;
     for (limit, name) in [(MIB, "all(1 MiB)"), (64 * MIB, "all(64 MiB)")] {
         for size in [16, 100, 256, 1000, 1024, 4096] {
-            let body = Cut { buffer: BytesMut::new(), size, left: MIB, sparse: false };
-            let Retained { bytes, charged } = retained(Capture::all(limit), body).await;
+            let Retained { bytes, charged } = retained(Capture::all(limit), size, false).await;
             let (heap, budget) = (of_content(bytes as f64), of_content(charged as f64));
             println!("{name}, 1 MiB in chunks of {size} B: {heap:.3} MiB on the heap, {budget:.3} charged");
             if size == 100 && limit == MIB {
@@ -343,8 +329,7 @@ async fn a_record_retains_little_more_than_its_content() {
         }
     }
     // Not bounded: a chunk that is kept by reference keeps all of the buffer that it was cut from.
-    let body = Cut { buffer: BytesMut::new(), size: 1024, left: MIB, sparse: true };
-    let Retained { bytes, charged } = retained(Capture::all(MIB), body).await;
+    let Retained { bytes, charged } = retained(Capture::all(MIB), 1024, true).await;
     let (heap, budget) = (of_content(bytes as f64), of_content(charged as f64));
     println!(
         "1 MiB in chunks of 1024 B, each of its own 64 KiB: {heap:.3} MiB on the heap, {budget:.3} charged"
@@ -375,40 +360,6 @@ async fn memory_comes_back() {
     assert!(many < 32 * 1024, "{many}");
 }
 
-// === impl Body ===
-
-impl Body for Ready {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.next().map(|chunk| Ok(Frame::data(chunk))))
-    }
-}
-
-impl Body for Cut {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.left == 0 {
-            return Poll::Ready(None);
-        }
-        if self.buffer.is_empty() || self.sparse {
-            self.buffer = BytesMut::zeroed(READ_BUFFER);
-        }
-        let len = self.size.min(self.left).min(self.buffer.len());
-        self.left -= len;
-        Poll::Ready(Some(Ok(Frame::data(self.buffer.split_to(len).freeze()))))
-    }
-}
-
 // === impl Counts ===
 
 impl Meter for Counts {
@@ -437,38 +388,32 @@ impl Stage {
     }
 
     fn with(configure: impl FnOnce(Builder) -> Builder) -> Self {
-        let latest: Arc<Mutex<Option<Arc<StreamRecord>>>> = Arc::default();
-        let kept = Arc::clone(&latest);
-        let layer = configure(StreamingAccumulatorLayer::builder())
-            .backpressure(BackpressureStrategy::Block(std::time::Duration::from_secs(1)))
-            .on_end(move |record| {
-                *kept.lock().unwrap() = Some(record);
-                ready(())
-            })
-            .build()
-            .unwrap();
-        Self { layer, latest, streams: 0 }
+        let strict = BackpressureStrategy::Block(std::time::Duration::from_secs(1));
+        Self { recorder: Recorder::with(|builder| configure(builder).backpressure(strict)), streams: 0 }
     }
 
     /// The body of a new stream.
     async fn open<B: Body<Data = Bytes, Error = Infallible>>(&mut self, body: B) -> AccumulatorBody<B> {
         self.streams += 1;
-        let echo = |request: Request<B>| ready(Ok::<_, Infallible>(Response::new(request.into_body())));
-        let response = self.layer.layer(tower::service_fn(echo)).oneshot(Request::new(body)).await;
+        let echo =
+            |request: Request<B>| future::ready(Ok::<_, Infallible>(Response::new(request.into_body())));
+        let response = self.recorder.around(tower::service_fn(echo)).oneshot(Request::new(body)).await;
         response.unwrap().into_body()
     }
 
     fn stream(&self) -> StreamHandle {
-        self.layer.handle().streams().remove(0)
+        self.recorder.handle().streams().remove(0)
     }
 
     /// The record of the stream that has ended.
     async fn record(&self) -> Arc<StreamRecord> {
-        let handle = self.layer.handle();
+        let handle = self.recorder.handle();
         while handle.audit().hooks()[0].delivered() < self.streams {
             tokio::task::yield_now().await;
         }
-        self.latest.lock().unwrap().take().expect("delivered")
+        // Taken, so that the record's memory is the caller's to free.
+        let [(_, record)] = self.recorder.records().take().try_into().expect("one record");
+        record
     }
 
     /// Drops the layer, and lets its workers end: they do when they see that nobody will send them anything.

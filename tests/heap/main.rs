@@ -10,6 +10,7 @@ mod heap;
 mod support;
 
 mod allocations;
+mod body;
 mod streams;
 
 #[test]

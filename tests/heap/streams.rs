@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame};
+use http_body::Body;
 use hyper::body::Incoming;
 use streaming_accumulator::{Capture, Handle, StreamingAccumulatorLayer};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 
+use crate::body::{Held, held};
 use crate::heap;
 use crate::support::*;
 
@@ -36,10 +37,7 @@ const LEFT: i64 = 2 * 1024 * 1024;
 /// Of HTTP/2, each with as many streams as hyper admits.
 const CONNECTIONS: usize = 50;
 
-/// A body that yields a chunk, if it has one, and then waits for ever.
-struct Held(Option<Bytes>);
-
-/// A layer that counts the records it delivers.
+/// A layer that counts the records it delivers: kept, they would be counted with the heap.
 struct Counted {
     layer: StreamingAccumulatorLayer,
     records: Arc<AtomicUsize>,
@@ -62,7 +60,7 @@ where
     S: tower::Service<Request<Held>, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes>,
 {
-    let request = Request::post("/v1/chat/completions").body(Held(chunk)).unwrap();
+    let request = Request::post("/v1/chat/completions").body(held(chunk)).unwrap();
     let response = service.oneshot(request).await.unwrap();
     let mut body = Box::pin(response.into_body());
     let mut cx = Context::from_waker(Waker::noop());
@@ -158,20 +156,6 @@ async fn over_http2(name: &str, counted: Option<&Counted>, server: Server) -> i6
     each
 }
 
-// === impl Held ===
-
-impl Body for Held {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.take().map_or(Poll::Pending, |chunk| Poll::Ready(Some(Ok(Frame::data(chunk)))))
-    }
-}
-
 // === impl Counted ===
 
 impl Counted {
@@ -224,10 +208,10 @@ pub(crate) fn measure() {
             assert!(more <= most, "{more}");
         }
 
-        let held = handler(async |_: Request<Incoming>| Ok(answer(boxed(Held(None)))));
-        let bare = over_http2("HTTP/2 without", None, serve(Options::h2(), held.clone()).await).await;
+        let holding = handler(async |_: Request<Incoming>| Ok(answer(boxed(held(None)))));
+        let bare = over_http2("HTTP/2 without", None, serve(Options::h2(), holding.clone()).await).await;
         let counted = Counted::new(all);
-        let server = serve(Options::h2(), counted.layer.layer(held)).await;
+        let server = serve(Options::h2(), counted.layer.layer(holding)).await;
         let more = over_http2("HTTP/2", Some(&counted), server).await - bare;
         println!("    the layer: {more} B");
         assert!(more <= MOST, "{more}");

@@ -40,9 +40,12 @@ impl Recorder {
 impl<R> Recorder<(), R> {
     /// Of a layer that is configured so.
     pub(crate) fn with(configure: impl FnOnce(Builder) -> Builder<(), R>) -> Self {
+        Self::of(configure(StreamingAccumulatorLayer::builder()))
+    }
+
+    pub(crate) fn of(builder: Builder<(), R>) -> Self {
         let records = Records::default();
-        let builder = configure(StreamingAccumulatorLayer::builder()).on_end(records.hook());
-        Self { layer: builder.build().unwrap(), records }
+        Self { layer: builder.on_end(records.hook()).build().unwrap(), records }
     }
 
     /// What the one record says.

@@ -1,7 +1,7 @@
 //! What records say of usage: the same to every hook and in every attempt, worked out once.
 
 use std::future::ready;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Response;
@@ -12,16 +12,14 @@ use super::lines::{Made, lines, tokens};
 use crate::support::exchange::H11;
 use crate::support::*;
 
-type Seen = Arc<Mutex<Vec<Arc<StreamRecord>>>>;
-
 /// A layer with two hooks of which each fails twice and looks at the usage each time.
-fn retried(set: MeterSet, seen: &Seen) -> StreamingAccumulatorLayer {
+fn retried(set: MeterSet, seen: &Records) -> StreamingAccumulatorLayer {
     let hook = || {
-        let seen = Arc::clone(seen);
+        let seen = seen.clone();
         move |record: Arc<StreamRecord>| {
             let attempt = record.attempt();
             let _ = (record.usage(), record.llm());
-            seen.lock().unwrap().push(record);
+            seen.push(record);
             ready(if attempt < 3 { Err("scripted error") } else { Ok(()) })
         }
     };
@@ -40,14 +38,14 @@ async fn every_hook_and_attempt_sees_the_same() {
     for on_worker in [false, true] {
         let made = Made::default();
         let set = if on_worker { made.set().on_worker() } else { made.set() };
-        let seen = Seen::default();
+        let seen = Records::default();
         let layer = retried(set, &seen);
         let service = layer.layer(answers([Response::new(body(["one\n", "two\n", "end\n"]))]));
         let server = serve(Options::h1(), service).await;
         exchange(H11, body([])).ask(&server).await;
         until("both hooks", || layer.handle().audit().hooks().iter().all(|hook| hook.delivered() == 1)).await;
 
-        let records = seen.lock().unwrap().clone();
+        let records = seen.all();
         assert_eq!(records.len(), 6);
         for record in &records {
             assert_eq!(tokens(record), (Some(2), UsageBasis::Reported));
@@ -62,22 +60,11 @@ async fn every_hook_and_attempt_sees_the_same() {
 
 #[tokio::test]
 async fn meter_memory_is_charged_until_record_drops() {
-    let kept = Seen::default();
-    let hook = Arc::clone(&kept);
-    let layer = StreamingAccumulatorLayer::builder()
-        .meter(lines())
-        .capture(streaming_accumulator::Capture::none())
-        .on_end(move |record| {
-            hook.lock().unwrap().push(record);
-            ready(())
-        })
-        .build()
-        .unwrap();
-    let server = serve(Options::h1(), layer.layer(answers([Response::new(body(["one\n", "end\n"]))]))).await;
-    exchange(H11, body([])).ask(&server).await;
-    until("the record", || !kept.lock().unwrap().is_empty()).await;
-    let used = || layer.handle().audit().memory_used();
+    let recorder =
+        Recorder::with(|builder| builder.meter(lines()).capture(streaming_accumulator::Capture::none()));
+    exchange(H11, body(["one\n", "end\n"])).run_through(recorder.clone()).await;
+    let used = || recorder.audit().memory_used();
     assert!(used() > 0);
-    drop(kept.lock().unwrap().pop());
+    drop(recorder.records().take());
     until("the memory to come back", || used() == 0).await;
 }

@@ -13,7 +13,7 @@ use super::lines::lines;
 use crate::support::exchange::{H2, H10, H11};
 use crate::support::*;
 
-fn recorder() -> Recorder<CaptureRequest> {
+fn recorder() -> Recorder<(), CaptureRequest> {
     Recorder::with(|builder| builder.meter(lines()).capture_request(1024))
 }
 
