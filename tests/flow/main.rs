@@ -5,6 +5,7 @@
 mod support;
 
 mod budget;
+mod clients;
 mod config;
 mod limits;
 mod pace;
@@ -15,3 +16,4 @@ mod short_memory;
 mod spill;
 mod strategies;
 mod taps;
+mod wakes;

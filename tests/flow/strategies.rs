@@ -1,21 +1,15 @@
 //! What each strategy does with a reader that asked to be waited for and falls behind.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use hyper::body::Incoming;
 use streaming_accumulator::BackpressureStrategy::{Adaptive, Block, DropOldest, Reject};
-use streaming_accumulator::{BoxError, Capture, EndedBy, Evidence, Outcome, StreamHandle};
+use streaming_accumulator::{Capture, EndedBy, Evidence, Outcome};
 use tokio::time::{Instant, advance};
 use tokio_test::task;
 
 use crate::pressure::{ADAPTIVE, ALL, lag_and_limit, pressed};
 use crate::readers::{Live, MS, WAITED, at_hand, chunk, chunks, numbers, rest, take, timed};
-use crate::support::{
-    Flow, Options, RawClient, Recorder, Reply, answers, body, boxed, handler, serve, within,
-};
+use crate::support::{Flow, Recorder};
 
 /// What nine chunks that nobody reads take.
 async fn nine(flow: &mut Flow) -> Vec<u64> {
@@ -320,85 +314,4 @@ async fn late_reader_excuses_no_slow_one() {
     let _late = flow.handle.tap().waited();
     flow.pass(&chunks(9..10)).await;
     assert_eq!(lag_and_limit(&flow.error().await), (10, 10));
-}
-
-/// A server whose stream a slow reader taps; what it read.
-async fn served(
-    recorder: &Recorder,
-    options: Options,
-    sent: &[Bytes],
-) -> (crate::support::Server, tokio::sync::oneshot::Receiver<Vec<Bytes>>) {
-    let (done, read) = tokio::sync::oneshot::channel();
-    let done = Arc::new(Mutex::new(Some(done)));
-    let script = sent.iter().fold(body([]), |body, chunk| body.data(chunk.clone()));
-    let service = handler(move |request: Request<Incoming>| {
-        let mut tap = request.extensions().get::<StreamHandle>().unwrap().tap().waited();
-        let done = done.lock().unwrap().take().unwrap();
-        tokio::spawn(async move {
-            let mut seen = Vec::new();
-            while let Some(chunk) = tap.recv().await {
-                seen.push(chunk.bytes);
-                tokio::time::sleep(2 * MS).await;
-            }
-            done.send(seen)
-        });
-        std::future::ready(Ok::<_, BoxError>(Response::new(boxed(script.clone()))))
-    });
-    (serve(options, recorder.around(service)).await, read)
-}
-
-#[tokio::test]
-async fn slow_reader_slows_the_client_without_loss() {
-    let sent = chunks(0..100);
-    let whole = sent.concat();
-    for options in [Options::h1(), Options::h2()] {
-        let recorder = Recorder::with(|layer| layer.buffer_limit(10));
-        let (server, read) = served(&recorder, options, &sent).await;
-        let start = Instant::now();
-        let reply = if options.h2 {
-            let mut client = crate::support::H2Client::connect(server.addr).await;
-            let (response, _sending) = client.get();
-            crate::support::client::read_h2(response).await
-        } else {
-            let mut client = RawClient::connect(server.addr).await;
-            client.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
-            let clean = client.read_to_end().await;
-            Reply::of_h1(&client, clean)
-        };
-        // Ninety of the chunks had to wait for the reader.
-        assert!(start.elapsed() >= 90 * 2 * MS, "{:?}", start.elapsed());
-        assert!(!reply.broken);
-        assert!(reply.body == whole);
-        assert!(within("the reader", read).await.unwrap() == sent);
-        assert_eq!(recorder.only().await.outcome(), &Outcome::Completed);
-    }
-}
-
-#[tokio::test]
-async fn client_sees_a_rejected_stream_break_off() {
-    for options in [Options::h1(), Options::h2()] {
-        let recorder = Recorder::with(|layer| {
-            layer.backpressure(Reject).buffer_limit(10).on_chunk(|_, stream| {
-                // A reader that is never read from, for as long as the stream runs.
-                if stream.metrics().chunks() == 0 {
-                    std::mem::forget(stream.tap().waited());
-                }
-                std::ops::ControlFlow::Continue(())
-            })
-        });
-        let service = recorder.around(answers([Response::new(body([]).endless(100))]));
-        let server = serve(options, service).await;
-        let broken = if options.h2 {
-            let mut client = crate::support::H2Client::connect(server.addr).await;
-            let (response, _sending) = client.get();
-            crate::support::client::read_h2(response).await.reset.is_some()
-        } else {
-            let mut client = RawClient::get(server.addr).await;
-            client.read_to_end().await;
-            !client.text().ends_with("0\r\n\r\n")
-        };
-        assert!(broken);
-        let record = recorder.only().await;
-        assert_eq!(lag_and_limit(record.outcome().error().unwrap()).1, 10);
-    }
 }

@@ -6,28 +6,21 @@
 
 use std::convert::Infallible;
 use std::future;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::pin::pin;
+use std::task::Poll;
 
 use bytes::Bytes;
-use futures_util::Stream;
 use http::{Request, Response};
-use http_body::{Body, Frame};
 use streaming_accumulator::{
-    AccumulatorBody, BackpressureStrategy, Builder, Capture, CaptureRequest, Meter, MeterSet, Reading,
-    RequestBody, StreamHandle, StreamRecord, StreamingAccumulatorLayer, Tap, TextPolicy, Usage,
+    Capture, CaptureRequest, Meter, MeterSet, Reading, RequestBody, StreamingAccumulatorLayer, TextPolicy,
+    Usage,
 };
 use tower::{Layer, ServiceExt};
 
-use crate::body::{Ready, cut, ready};
+use crate::body::{Ready, ready};
 use crate::heap;
-use crate::support::Recorder;
-
-const MIB: usize = 1024 * 1024;
-
-/// Frames before a stream counts as being on its way.
-const START: usize = 64;
+use crate::retained::{a_record_retains_little_more_than_its_content, memory_comes_back};
+use crate::stage::{Allocated, MIB, Reader, START, Stage, allocated, poll, shared};
 
 /// Chunks that stay readable for a tap: `buffer_limit`'s default.
 const WINDOW: usize = 1024;
@@ -35,99 +28,9 @@ const WINDOW: usize = 1024;
 /// Frames of the streams that are counted, unless the pool has too few blocks for them.
 const FRAMES: usize = 4096;
 
-/// What reads the stream beside the client.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Reader {
-    Nobody,
-    /// A tap that reads each chunk as it comes.
-    Tap,
-    /// The same, and the stream waits for it.
-    Waited,
-    /// A tap that reads when 48 chunks are there.
-    Late,
-    /// A tap that never reads.
-    Idle,
-}
-
-/// What polling one stream allocated.
-struct Allocated {
-    /// For each frame that was not free: its number, and the calls that its poll made.
-    frames: Vec<(usize, u64)>,
-    /// Calls of the tap, and the chunks that it read.
-    tap: (u64, u64),
-}
-
-/// A layer with its records, and how many streams it has had.
-struct Stage {
-    recorder: Recorder,
-    streams: u64,
-}
-
 /// A meter that counts bytes, and allocates nothing for it.
 #[derive(Default)]
 struct Counts(u64);
-
-type Polled<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
-
-fn shared(len: usize) -> Bytes {
-    // Shared already: the first clone of a `Bytes` that is not allocates.
-    let bytes = Bytes::from(vec![b'x'; len]);
-    let _shared = bytes.clone();
-    bytes
-}
-
-fn poll<B: Body>(body: Pin<&mut B>) -> Polled<B> {
-    body.poll_frame(&mut Context::from_waker(Waker::noop()))
-}
-
-/// Reads all that is there; how many chunks.
-fn drain(tap: &mut Tap) -> u64 {
-    let mut chunks = 0;
-    while let Poll::Ready(Some(chunk)) =
-        Pin::new(&mut *tap).poll_next(&mut Context::from_waker(Waker::noop()))
-    {
-        drop(std::hint::black_box(chunk));
-        chunks += 1;
-    }
-    chunks
-}
-
-/// Polls a stream of `frames` chunks of `size` bytes to its end, by hand, with a reader beside. The first
-/// frames and the last one are not counted.
-async fn allocated(stage: &mut Stage, size: usize, frames: usize, reader: Reader) -> Allocated {
-    let chunks = vec![shared(size); frames];
-    let mut body = pin!(stage.open(ready(chunks)).await);
-    let stream = stage.stream();
-    let mut tap = match reader {
-        Reader::Nobody => None,
-        Reader::Waited => Some(stream.tap().waited()),
-        Reader::Tap | Reader::Late | Reader::Idle => Some(stream.tap()),
-    };
-    // Room for the report: it is not to count.
-    let mut allocated = Allocated { frames: Vec::with_capacity(frames), tap: (0, 0) };
-    for n in 0..frames {
-        let (calls, frame) = heap::calls_of(|| poll(body.as_mut()));
-        assert!(matches!(frame, Poll::Ready(Some(Ok(_)))), "{frame:?}");
-        let counts = n >= START && n < frames - 1;
-        if counts && calls > 0 {
-            allocated.frames.push((n, calls));
-        }
-        let reads = match reader {
-            Reader::Nobody | Reader::Idle => false,
-            Reader::Tap | Reader::Waited => true,
-            Reader::Late => n % 48 == 47,
-        };
-        if let Some(tap) = tap.as_mut().filter(|_| reads) {
-            let before = heap::calls();
-            let chunks = drain(tap);
-            if counts {
-                allocated.tap = (allocated.tap.0 + heap::calls() - before, allocated.tap.1 + chunks);
-            }
-        }
-    }
-    assert!(matches!(poll(body.as_mut()), Poll::Ready(None)));
-    allocated
-}
 
 /// A frame costs no allocation, whatever is captured and read beside, once the pool has blocks: here
 /// from one stream before.
@@ -288,78 +191,6 @@ async fn a_long_stream_allocates_whole_blocks() {
     }
 }
 
-/// What is on the heap while a record is held, and what is charged to the budget.
-struct Retained {
-    bytes: i64,
-    charged: u64,
-}
-
-/// A record of 1 MiB in chunks of `size`, held; each chunk has its own read buffer if they are `sparse`.
-async fn retained(capture: Capture, size: usize, sparse: bool) -> Retained {
-    let body = cut(size, MIB, sparse);
-    let mut stage = Stage::new(capture);
-    let before = heap::live();
-    let mut body = Box::pin(stage.open(body).await);
-    while let Poll::Ready(Some(frame)) = poll(body.as_mut()) {
-        drop(frame.unwrap());
-    }
-    drop(body);
-    let record = stage.record().await;
-    let bytes = heap::live() - before;
-    assert_eq!(record.content().len(), MIB);
-    let charged = stage.recorder.handle().audit().memory_used();
-    drop(record);
-    assert_eq!(stage.recorder.handle().audit().memory_used(), 0);
-    stage.end().await;
-    Retained { bytes, charged }
-}
-
-async fn a_record_retains_little_more_than_its_content() {
-    let of_content = |bytes: f64| bytes / MIB as f64;
-    for (limit, name) in [(MIB, "all(1 MiB)"), (64 * MIB, "all(64 MiB)")] {
-        for size in [16, 100, 256, 1000, 1024, 4096] {
-            let Retained { bytes, charged } = retained(Capture::all(limit), size, false).await;
-            let (heap, budget) = (of_content(bytes as f64), of_content(charged as f64));
-            println!("{name}, 1 MiB in chunks of {size} B: {heap:.3} MiB on the heap, {budget:.3} charged");
-            if size == 100 && limit == MIB {
-                assert!(heap <= 1.15, "{heap}");
-            }
-            // The stream itself, and what the shared read buffers take beside their bytes.
-            assert!((heap - budget).abs() < 0.01, "the budget must know: {heap}, {budget}");
-        }
-    }
-    // Not bounded: a chunk that is kept by reference keeps all of the buffer that it was cut from.
-    let Retained { bytes, charged } = retained(Capture::all(MIB), 1024, true).await;
-    let (heap, budget) = (of_content(bytes as f64), of_content(charged as f64));
-    println!(
-        "1 MiB in chunks of 1024 B, each of its own 64 KiB: {heap:.3} MiB on the heap, {budget:.3} charged"
-    );
-}
-
-/// Once a record and its layer are gone, so is all that they held.
-async fn memory_comes_back() {
-    let turn = async |streams: usize| {
-        let mut stage = Stage::new(Capture::head_tail(64 * 1024, 64 * 1024));
-        for n in 0..streams {
-            // Copied ones, then references.
-            let size = if n % 2 == 0 { 100 } else { 2000 };
-            allocated(&mut stage, size, 1500, Reader::Tap).await;
-            drop(stage.record().await);
-        }
-        stage.end().await;
-    };
-    turn(2).await;
-    let start = heap::live();
-    turn(2).await;
-    let few = heap::live() - start;
-    turn(300).await;
-    let many = heap::live() - start;
-    println!("left after 2 streams: {few} bytes, after 300: {many}");
-    // The list of streams frees its nodes, of some 100 bytes, when some hundred have gathered.
-    assert!((0..1024).contains(&few), "{few}");
-    assert!(many < 32 * 1024, "{many}");
-}
-
 // === impl Counts ===
 
 impl Meter for Counts {
@@ -381,49 +212,6 @@ impl Meter for Counts {
 }
 
 // === impl Stage ===
-
-impl Stage {
-    fn new(capture: Capture) -> Self {
-        Self::with(|builder| builder.capture(capture))
-    }
-
-    fn with(configure: impl FnOnce(Builder) -> Builder) -> Self {
-        let strict = BackpressureStrategy::Block(std::time::Duration::from_secs(1));
-        Self { recorder: Recorder::with(|builder| configure(builder).backpressure(strict)), streams: 0 }
-    }
-
-    /// The body of a new stream.
-    async fn open<B: Body<Data = Bytes, Error = Infallible>>(&mut self, body: B) -> AccumulatorBody<B> {
-        self.streams += 1;
-        let echo =
-            |request: Request<B>| future::ready(Ok::<_, Infallible>(Response::new(request.into_body())));
-        let response = self.recorder.around(tower::service_fn(echo)).oneshot(Request::new(body)).await;
-        response.unwrap().into_body()
-    }
-
-    fn stream(&self) -> StreamHandle {
-        self.recorder.handle().streams().remove(0)
-    }
-
-    /// The record of the stream that has ended.
-    async fn record(&self) -> Arc<StreamRecord> {
-        let handle = self.recorder.handle();
-        while handle.audit().hooks()[0].delivered() < self.streams {
-            tokio::task::yield_now().await;
-        }
-        // Taken, so that the record's memory is the caller's to free.
-        let [(_, record)] = self.recorder.records().take().try_into().expect("one record");
-        record
-    }
-
-    /// Drops the layer, and lets its workers end: they do when they see that nobody will send them anything.
-    async fn end(self) {
-        drop(self);
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-    }
-}
 
 pub(crate) fn measure() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -11,6 +11,8 @@ mod support;
 
 mod allocations;
 mod body;
+mod retained;
+mod stage;
 mod streams;
 
 #[test]
