@@ -140,12 +140,12 @@ async fn snapshot_is_unchanged_while_content_moves() {
             .compress(compress)
             .spill_after(256 * KIB)
             .on_chunk(move |_, stream| {
-                if stream.metrics().chunks().is_multiple_of(777) {
+                if stream.metrics().chunks().is_multiple_of(377) {
                     taken.lock().unwrap().push((stream.metrics().chunks() as usize, stream.snapshot()));
                 }
                 ControlFlow::Continue(())
             });
-        let (record, _recorder) = record_of(builder, (0..10_000).map(event)).await;
+        let (record, _recorder) = record_of(builder, (0..5_000).map(event)).await;
         assert!(record.content().is_spilled());
         let snapshots = std::mem::take(&mut *snapshots.lock().unwrap());
         assert!(snapshots.len() > 10);

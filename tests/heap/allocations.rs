@@ -26,7 +26,7 @@ use crate::stage::{Allocated, MIB, Reader, START, Stage, allocated, poll, shared
 const WINDOW: usize = 1024;
 
 /// Frames of the streams that are counted, unless the pool has too few blocks for them.
-const FRAMES: usize = 4096;
+const FRAMES: usize = 2048;
 
 /// A meter that counts bytes, and allocates nothing for it.
 #[derive(Default)]
@@ -210,8 +210,6 @@ impl Meter for Counts {
         None
     }
 }
-
-// === impl Stage ===
 
 pub(crate) fn measure() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -32,6 +32,16 @@ use std::time::Duration;
 /// Longer than anything here takes on a loaded machine: only a hang meets it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
+/// How often a test repeats itself: `few` times by default, `many` times with `THOROUGH=1` in the environment.
+pub(crate) fn rounds(few: usize, many: usize) -> usize {
+    if is_thorough() { many } else { few }
+}
+
+/// Whether `THOROUGH` is set: tests then try all that they can rather than a part of it.
+pub(crate) fn is_thorough() -> bool {
+    std::env::var_os("THOROUGH").is_some()
+}
+
 /// The result of `future`, or a panic that names what was waited for.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(DEADLINE, future).await {

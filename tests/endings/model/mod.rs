@@ -59,8 +59,6 @@ struct Scenario {
     unwinding: bool,
 }
 
-// === impl Scenario ===
-
 // === impl Letters ===
 
 impl Meter for Letters {

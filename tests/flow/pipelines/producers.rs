@@ -12,7 +12,7 @@ use streaming_accumulator::{Outcome, StreamError, StreamPipeline};
 
 use super::{by_producer, content, from, hooks, produce};
 use crate::readers::{chunk, rest};
-use crate::support::within;
+use crate::support::{rounds, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_producers_each_keep_their_order() {
@@ -63,7 +63,7 @@ async fn many_producers_each_keep_their_order() {
 /// However busy the others are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pushes_before_a_finish_are_recorded() {
-    for round in 0..300 {
+    for round in 0..rounds(50, 300) as u32 {
         let hooks = hooks(|layer| layer);
         let pipeline = hooks.pipeline(StreamPipeline::builder().buffer_limit(4).max_size(usize::MAX)).await;
         let others: Vec<_> = (1..3)
