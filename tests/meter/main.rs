@@ -5,6 +5,7 @@
 mod support;
 
 mod properties;
+mod properties_reference;
 mod protocols;
 mod recorded;
 mod recordings;

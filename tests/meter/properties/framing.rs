@@ -6,7 +6,7 @@ use proptest::sample::select;
 use serde_json::Value;
 use streaming_accumulator::{EventStreamError, EventStreamValue};
 
-use super::reference::{
+use crate::properties_reference::{
     event_stream, grpc, grpc_reference, json, json_reference, ndjson, ndjson_reference, same_however_cut,
     sealed, sse, sse_reference, written_header,
 };

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use streaming_accumulator::{Incomplete, LlmReport, MeterSet, TextPolicy, Usage};
 
 use super::framing::cuts;
-use super::reference::{Head, metered, same_however_cut};
+use crate::properties_reference::{Head, metered, same_however_cut};
 
 const PATHS: [&str; 11] = [
     "/any",

@@ -11,8 +11,8 @@ use streaming_accumulator::{LlmReport, MeterSet, Usage};
 
 use super::framing::cuts;
 use super::loose::assert_alike;
-use super::reference::{Head, metered, same_however_cut};
 use super::written::{HALF, frames, styles};
+use crate::properties_reference::{Head, metered, same_however_cut};
 
 /// Texts that speak of what a meter looks for.
 fn texts() -> impl Strategy<Value = String> {

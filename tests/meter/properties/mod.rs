@@ -5,5 +5,4 @@ mod found;
 mod framing;
 mod loose;
 mod meters;
-mod reference;
 mod written;
