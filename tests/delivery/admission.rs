@@ -13,7 +13,7 @@ use streaming_accumulator::{StreamingAccumulatorLayer, WhenFull};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service};
 
-use crate::support::{Seen, complete, settled, stream};
+use crate::support::{Records, complete, open, settled};
 
 /// A service that counts its calls and answers at once.
 fn counting(
@@ -28,15 +28,15 @@ fn counting(
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_slot_a_call_is_rejected_if_asked_for() {
-    let seen = Seen::default();
+async fn without_a_slot_a_call_can_be_rejected() {
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(seen.hook())
         .max_in_flight(1)
         .when_full(WhenFull::Reject)
         .build()
         .unwrap();
-    let held = stream(&layer).await;
+    let held = open(&layer).await;
     let calls = Arc::default();
     let response = layer.layer(counting(&calls)).call(Request::new(())).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -53,9 +53,9 @@ async fn without_a_slot_a_call_is_rejected_if_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_slot_a_call_waits_and_is_no_stream_meanwhile() {
+async fn without_a_slot_a_call_waits_unopened() {
     let layer = StreamingAccumulatorLayer::builder().max_in_flight(1).build().unwrap();
-    let held = stream(&layer).await;
+    let held = open(&layer).await;
     let calls = Arc::default();
     let mut service = layer.layer(counting(&calls));
     let mut waiting = task::spawn(service.call(Request::new(())));
@@ -72,10 +72,10 @@ async fn without_a_slot_a_call_waits_and_is_no_stream_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_leaves_while_it_waits_is_abandoned_without_a_record() {
-    let seen = Seen::default();
+async fn abandoned_wait_leaves_no_record() {
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).max_in_flight(1).build().unwrap();
-    let held = stream(&layer).await;
+    let held = open(&layer).await;
     let mut service = layer.layer(counting(&Arc::default()));
     let mut waiting = task::spawn(service.call(Request::new(())));
     assert_pending!(waiting.poll());
@@ -88,7 +88,7 @@ async fn a_call_that_leaves_while_it_waits_is_abandoned_without_a_record() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_is_held_until_every_hook_has_taken_the_record() {
+async fn slot_is_held_until_every_hook_is_done() {
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(|_| ready(()))
         .on_end(|_| async { tokio::time::sleep(Duration::from_secs(5)).await })
@@ -106,7 +106,7 @@ async fn a_slot_is_held_until_every_hook_has_taken_the_record() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn records_wait_in_the_queue_when_all_workers_are_busy_and_none_is_shed() {
+async fn records_queue_while_all_workers_are_busy() {
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(|_| async { tokio::time::sleep(Duration::from_secs(1)).await })
         .workers(2)
@@ -124,8 +124,8 @@ async fn records_wait_in_the_queue_when_all_workers_are_busy_and_none_is_shed() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_never_answers_is_cancelled_when_it_is_dropped() {
-    let seen = Seen::default();
+async fn dropping_an_unanswered_call_cancels_it() {
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     let mut service = layer
         .layer(tower::service_fn(|_: Request<()>| pending::<Result<Response<Full<Bytes>>, Infallible>>()));

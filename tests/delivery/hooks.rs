@@ -10,16 +10,16 @@ use streaming_accumulator::{
     StreamRecord, StreamingAccumulatorLayer,
 };
 
-use crate::support::{Seen, complete, next, settled, stream};
+use crate::support::{Flow, Records, complete, next, open, settled};
 
 fn three_attempts() -> RetryPolicy {
     RetryPolicy::default().max_attempts(3)
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_hook_gets_the_outcomes_it_is_for_and_each_on_its_own() {
+async fn each_hook_gets_its_own_outcomes() {
     let [complete_seen, cancel_seen, failure_seen, end_seen, again_seen] =
-        std::array::from_fn(|_| Seen::default());
+        std::array::from_fn(|_| Records::default());
     let layer = StreamingAccumulatorLayer::builder()
         .on_complete(complete_seen.hook())
         .on_cancel(cancel_seen.hook())
@@ -31,10 +31,10 @@ async fn each_hook_gets_the_outcomes_it_is_for_and_each_on_its_own() {
     let handle = layer.handle();
 
     complete(&layer).await;
-    let (_sender, body, _) = stream(&layer).await;
+    let Flow { body, .. } = open(&layer).await;
     drop(body);
-    let (sender, mut body, _) = stream(&layer).await;
-    sender.abort(std::io::Error::other("broken"));
+    let Flow { feed, mut body, .. } = open(&layer).await;
+    feed.fail();
     assert!(next(&mut body).await.unwrap().is_err());
     settled(&handle).await;
 
@@ -48,7 +48,7 @@ async fn each_hook_gets_the_outcomes_it_is_for_and_each_on_its_own() {
         (&Outcome::Cancelled, Phase::BeforeBody, EndedBy::Downstream)
     );
     let record = failure_seen.only();
-    assert_eq!(record.outcome().error().unwrap().to_string(), "body failed: broken");
+    assert_eq!(record.outcome().error().unwrap().to_string(), "body failed: scripted error");
     assert_eq!(end_seen.all().len(), 3);
     assert_eq!(again_seen.all().len(), 3);
 
@@ -59,8 +59,8 @@ async fn each_hook_gets_the_outcomes_it_is_for_and_each_on_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_that_is_a_trait_is_called_by_outcome() {
-    struct Bill(Seen);
+async fn trait_hook_is_called_by_outcome() {
+    struct Bill(Records);
     impl StreamHook<()> for Bill {
         fn name(&self) -> &str {
             "bill"
@@ -70,10 +70,10 @@ async fn a_hook_that_is_a_trait_is_called_by_outcome() {
             Ok(())
         }
     }
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().hook(Bill(seen.clone())).build().unwrap();
     complete(&layer).await;
-    drop(stream(&layer).await);
+    drop(open(&layer).await);
     settled(&layer.handle()).await;
     assert_eq!(seen.only().outcome(), &Outcome::Completed);
     let audit = layer.handle().audit();
@@ -81,8 +81,8 @@ async fn a_hook_that_is_a_trait_is_called_by_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_attempt_is_tried_again_with_its_number_and_the_same_id() {
-    let seen = Seen::default();
+async fn retries_keep_the_id_and_count_attempts() {
+    let seen = Records::default();
     let hook_seen = seen.clone();
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(move |record: Arc<StreamRecord>| {
@@ -104,7 +104,7 @@ async fn a_failed_attempt_is_tried_again_with_its_number_and_the_same_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_panics_and_timeouts_become_dead_letters_that_say_why() {
+async fn errors_panics_and_timeouts_become_dead_letters() {
     fn panics(record: Arc<StreamRecord>) -> std::future::Ready<()> {
         assert_eq!(record.attempt(), 0, "before the future");
         ready(())
@@ -151,7 +151,7 @@ async fn errors_panics_and_timeouts_become_dead_letters_that_say_why() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_can_be_redelivered_once() {
-    let seen = Seen::default();
+    let seen = Records::default();
     let hook_seen = seen.clone();
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(move |record: Arc<StreamRecord>| {
@@ -177,7 +177,7 @@ async fn a_dead_letter_can_be_redelivered_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dead_letters_are_bounded_and_the_audit_still_counts_the_evicted() {
+async fn dead_letters_are_bounded_and_evictions_counted() {
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(|_| ready(Err::<(), _>("down")))
         .retry(RetryPolicy::none())
@@ -195,7 +195,7 @@ async fn dead_letters_are_bounded_and_the_audit_still_counts_the_evicted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_hook_delays_no_other() {
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(|_| pending::<()>())
         .on_end(seen.hook())
@@ -214,7 +214,7 @@ async fn a_slow_hook_delays_no_other() {
 async fn the_context_is_made_once_of_the_head() {
     let made = Arc::new(AtomicU32::new(0));
     let context_made = Arc::clone(&made);
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder()
         .context(move |parts| {
             context_made.fetch_add(1, SeqCst);
@@ -233,7 +233,7 @@ async fn the_context_is_made_once_of_the_head() {
 
 #[tokio::test(start_paused = true)]
 async fn a_context_that_panics_costs_the_context_only() {
-    let seen = Seen::<u8>::default();
+    let seen = Records::<u8>::default();
     let layer = StreamingAccumulatorLayer::builder()
         .context(|_| -> u8 { panic!("no tenant") })
         .on_end(seen.hook())

@@ -1,8 +1,10 @@
 //! Delivery of records: hooks, retries, dead letters, admission, shutdown, runtimes. The clock is paused.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod admission;
 mod hooks;
 mod runtimes;
 mod shutdown;
 mod stops;
-mod support;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use streaming_accumulator::{Handle, StreamHook, StreamingAccumulatorLayer};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::support::{Seen, complete, settled, stream};
+use crate::support::{Records, complete, open, settled};
 
 /// Everything that is logged in this test binary.
 static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
@@ -48,7 +48,7 @@ fn hold_open(runtime: &Runtime, layer: &StreamingAccumulatorLayer) {
     let layer = layer.clone();
     let (ready, is_ready) = std::sync::mpsc::channel();
     runtime.spawn(async move {
-        let _held = stream(&layer).await;
+        let _held = open(&layer).await;
         ready.send(()).unwrap();
         std::future::pending::<()>().await;
     });
@@ -62,9 +62,9 @@ fn assert_left(handle: &Handle, left: u64) {
 }
 
 #[test]
-fn when_only_the_servers_runtime_dies_the_record_is_delivered() {
+fn record_is_delivered_after_the_servers_runtime_dies() {
     let (hooks, server) = (runtime(), runtime());
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = {
         let _inside = hooks.enter();
         StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap()
@@ -76,8 +76,8 @@ fn when_only_the_servers_runtime_dies_the_record_is_delivered() {
 }
 
 #[test]
-fn a_layer_built_outside_a_runtime_works_on_that_of_its_first_call() {
-    let seen = Seen::default();
+fn layer_built_outside_a_runtime_works() {
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     let runtime = runtime();
     runtime.block_on(async {
@@ -88,8 +88,8 @@ fn a_layer_built_outside_a_runtime_works_on_that_of_its_first_call() {
 }
 
 #[test]
-fn a_record_settled_outside_any_runtime_waits_for_one() {
-    let seen = Seen::default();
+fn record_settled_outside_a_runtime_waits() {
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     tokio_test::task::spawn(complete(&layer)).enter(|cx, task| {
         assert!(task.poll(cx).is_ready());
@@ -101,7 +101,7 @@ fn a_record_settled_outside_any_runtime_waits_for_one() {
 }
 
 #[test]
-fn when_the_hooks_runtime_dies_records_are_settled_and_left() {
+fn records_are_left_when_the_hooks_runtime_dies() {
     let ways: [fn(Runtime); 3] =
         [drop, Runtime::shutdown_background, |runtime| runtime.shutdown_timeout(Duration::from_secs(1))];
     let log = tracing_subscriber::fmt().with_ansi(false).with_writer(|| Log).finish();
@@ -132,7 +132,7 @@ fn when_the_hooks_runtime_dies_records_are_settled_and_left() {
 }
 
 #[test]
-fn a_record_in_a_hooks_hands_when_its_runtime_dies_is_not_lost() {
+fn record_in_a_hook_survives_its_runtime() {
     let started = Arc::new(AtomicU64::new(0));
     let hook_started = Arc::clone(&started);
     let dying = runtime();
@@ -168,8 +168,8 @@ fn a_record_in_a_hooks_hands_when_its_runtime_dies_is_not_lost() {
 }
 
 #[test]
-fn without_its_layer_and_handles_the_workers_empty_the_queue_and_end() {
-    let seen = Seen::default();
+fn workers_empty_the_queue_and_end() {
+    let seen = Records::default();
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();

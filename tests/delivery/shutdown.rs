@@ -14,13 +14,13 @@ use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service};
 
-use crate::support::{Seen, complete, next, stream};
+use crate::support::{Flow, Records, complete, next, open};
 
 const GRACE: Duration = Duration::from_secs(10);
 
 #[tokio::test(start_paused = true)]
 async fn a_layer_without_streams_shuts_down_at_once() {
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     complete(&layer).await;
     let start = Instant::now();
@@ -32,13 +32,13 @@ async fn a_layer_without_streams_shuts_down_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn streams_that_end_in_time_are_completed() {
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     let handle = layer.handle();
-    let (sender, mut body, _) = stream(&layer).await;
+    let Flow { feed, mut body, .. } = open(&layer).await;
     let shutdown = tokio::spawn(async move { handle.shutdown(GRACE).await });
     tokio::time::sleep(Duration::from_secs(3)).await;
-    drop(sender);
+    feed.end();
     assert!(next(&mut body).await.is_none());
     let report = shutdown.await.unwrap();
     assert!(report.is_clean(), "{report}");
@@ -46,12 +46,12 @@ async fn streams_that_end_in_time_are_completed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_run_at_the_deadline_are_cancelled_and_their_records_delivered() {
-    let seen = Seen::default();
+async fn running_streams_are_cancelled_at_the_deadline() {
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     // Nobody polls this body any more: it settles all the same.
-    let (mut sender, mut body, handle) = stream(&layer).await;
-    sender.send_data(Bytes::from_static(b"so far")).await.unwrap();
+    let Flow { feed, mut body, handle } = open(&layer).await;
+    feed.push("so far");
     assert_eq!(next(&mut body).await.unwrap().unwrap(), "so far");
     let token = handle.cancellation_token();
     let start = Instant::now();
@@ -71,7 +71,7 @@ async fn streams_that_run_at_the_deadline_are_cancelled_and_their_records_delive
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_never_outlasts_the_deadline_and_one_hook_timeout() {
+async fn shutdown_ends_one_hook_timeout_after_the_deadline() {
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(|_| pending::<()>())
         .hook_timeout(Duration::from_secs(5))
@@ -91,7 +91,7 @@ async fn it_never_outlasts_the_deadline_and_one_hook_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_deadline_a_failed_attempt_is_the_last() {
+async fn no_retry_after_the_deadline() {
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(|_: Arc<StreamRecord>| async { Err::<(), _>("down") })
         .retry(RetryPolicy::default().max_attempts(1_000_000).max_delay(Duration::from_secs(60)))
@@ -104,7 +104,7 @@ async fn after_the_deadline_a_failed_attempt_is_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_may_be_as_far_off_as_can_be_said() {
+async fn deadline_may_be_the_longest_duration() {
     let layer = StreamingAccumulatorLayer::builder().hook_timeout(Duration::MAX).build().unwrap();
     assert!(layer.handle().shutdown(Duration::MAX).await.is_clean());
 }
@@ -113,7 +113,7 @@ async fn a_deadline_may_be_as_far_off_as_can_be_said() {
 async fn nothing_is_admitted_any_more() {
     let layer = StreamingAccumulatorLayer::builder().max_in_flight(1).build().unwrap();
     let handle = layer.handle();
-    let (_sender, body, _) = stream(&layer).await;
+    let Flow { body, .. } = open(&layer).await;
     let inner = tower::service_fn(|_: Request<()>| async {
         Ok::<_, std::convert::Infallible>(http::Response::new(Full::<Bytes>::default()))
     });
@@ -133,10 +133,10 @@ async fn nothing_is_admitted_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_that_is_dropped_can_be_called_again() {
-    let seen = Seen::default();
+async fn dropped_shutdown_can_be_called_again() {
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
-    let (_sender, body, _) = stream(&layer).await;
+    let Flow { body, .. } = open(&layer).await;
     let handle = layer.handle();
     let short = tokio::time::timeout(Duration::from_secs(1), handle.shutdown(GRACE));
     assert!(short.await.is_err());

@@ -12,14 +12,14 @@ use streaming_accumulator::{
 };
 use tokio_test::{assert_pending, assert_ready, task};
 
-use crate::support::{Seen, next, settled, stream};
+use crate::support::{Flow, Records, next, open, settled};
 
 #[tokio::test(start_paused = true)]
-async fn a_pending_body_is_woken_and_ends_with_an_error() {
-    let seen = Seen::default();
+async fn cancel_wakes_a_pending_body_with_an_error() {
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
     let handle = layer.handle();
-    let (_sender, mut body, stream) = stream(&layer).await;
+    let Flow { mut body, handle: stream, .. } = open(&layer).await;
     assert_eq!(handle.streams().iter().map(|s| s.id()).collect::<Vec<_>>(), [stream.id()]);
 
     let mut reading = task::spawn(next(&mut body));
@@ -45,21 +45,21 @@ async fn a_pending_body_is_woken_and_ends_with_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_upstream_is_dropped_with_the_error_not_with_the_body() {
+async fn upstream_is_dropped_with_the_error() {
     let layer = StreamingAccumulatorLayer::builder().build().unwrap();
-    let (mut sender, mut body, stream) = stream(&layer).await;
+    let Flow { feed, mut body, handle: stream } = open(&layer).await;
     stream.cancel();
     assert!(next(&mut body).await.unwrap().is_err());
-    assert!(sender.send_data(Bytes::new()).await.is_err(), "the receiving half is gone");
+    assert!(feed.is_abandoned(), "the body is gone");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_does_not_make_a_complete_stream_a_cancelled_one() {
-    let seen = Seen::default();
+async fn stop_after_completion_changes_nothing() {
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).build().unwrap();
-    let (mut sender, mut body, stream) = stream(&layer).await;
-    sender.send_data(Bytes::from_static(b"all")).await.unwrap();
-    drop(sender);
+    let Flow { feed, mut body, handle: stream } = open(&layer).await;
+    feed.push("all");
+    feed.end();
     assert_eq!(next(&mut body).await.unwrap().unwrap(), "all");
     assert!(next(&mut body).await.is_none());
     assert!(!stream.cancel());
@@ -69,30 +69,30 @@ async fn a_stop_does_not_make_a_complete_stream_a_cancelled_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_fire_when_the_client_leaves_and_not_on_completion() {
+async fn tokens_fire_on_leaving_not_on_completion() {
     let layer = StreamingAccumulatorLayer::builder().build().unwrap();
-    let (_sender, body, handle) = stream(&layer).await;
+    let Flow { body, handle, .. } = open(&layer).await;
     let token = handle.cancellation_token();
     assert!(!token.is_cancelled());
     drop(body);
     assert!(token.is_cancelled());
     assert!(handle.cancellation_token().is_cancelled(), "also one that is asked for later");
 
-    let (sender, mut body, handle) = stream(&layer).await;
+    let Flow { feed, mut body, handle } = open(&layer).await;
     let token = handle.cancellation_token();
-    drop(sender);
+    feed.end();
     assert!(next(&mut body).await.is_none());
     drop(body);
     assert!(!token.is_cancelled());
 
-    let (_sender, _body, handle) = stream(&layer).await;
+    let Flow { body: _body, handle, .. } = open(&layer).await;
     handle.cancellation_token().cancel();
     assert_eq!(layer.handle().audit().in_flight(), 1, "a token stops its listeners, not the stream");
 }
 
 #[tokio::test(start_paused = true)]
-async fn on_chunk_may_break_off_and_the_chunk_is_withheld() {
-    let seen = Seen::default();
+async fn on_chunk_can_withhold_a_chunk_and_stop() {
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(seen.hook())
         .on_chunk(|chunk, stream| {
@@ -104,9 +104,9 @@ async fn on_chunk_may_break_off_and_the_chunk_is_withheld() {
         })
         .build()
         .unwrap();
-    let (mut sender, mut body, _) = stream(&layer).await;
+    let Flow { feed, mut body, .. } = open(&layer).await;
     for chunk in ["12345", "67890", "over"] {
-        sender.send_data(Bytes::from(chunk)).await.unwrap();
+        feed.push(Bytes::from(chunk));
     }
     assert_eq!(next(&mut body).await.unwrap().unwrap(), "12345");
     assert_eq!(next(&mut body).await.unwrap().unwrap(), "67890");
@@ -122,10 +122,10 @@ async fn on_chunk_may_break_off_and_the_chunk_is_withheld() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_on_chunk_that_panics_is_not_called_again_and_the_stream_goes_on() {
+async fn stream_goes_on_after_on_chunk_panics() {
     let calls = Arc::new(AtomicU32::new(0));
     let chunk_calls = Arc::clone(&calls);
-    let seen = Seen::default();
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(seen.hook())
         .on_chunk(move |_, _| {
@@ -134,12 +134,12 @@ async fn an_on_chunk_that_panics_is_not_called_again_and_the_stream_goes_on() {
         })
         .build()
         .unwrap();
-    let (mut sender, mut body, _) = stream(&layer).await;
+    let Flow { feed, mut body, .. } = open(&layer).await;
     for _ in 0..2 {
-        sender.send_data(Bytes::from_static(b"x")).await.unwrap();
+        feed.push("x");
         assert_eq!(next(&mut body).await.unwrap().unwrap(), "x");
     }
-    drop(sender);
+    feed.end();
     assert!(next(&mut body).await.is_none());
     settled(&layer.handle()).await;
     assert_eq!(calls.load(SeqCst), 1);
@@ -147,14 +147,14 @@ async fn an_on_chunk_that_panics_is_not_called_again_and_the_stream_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_capture_that_overflows_truncates_and_leaves_the_client_alone() {
-    let seen = Seen::default();
+async fn overflowing_capture_truncates_and_spares_the_client() {
+    let seen = Records::default();
     let layer =
         StreamingAccumulatorLayer::builder().on_end(seen.hook()).capture(Capture::all(4)).build().unwrap();
-    let (mut sender, mut body, _) = stream(&layer).await;
-    sender.send_data(Bytes::from_static(b"123")).await.unwrap();
-    sender.send_data(Bytes::from_static(b"456")).await.unwrap();
-    drop(sender);
+    let Flow { feed, mut body, .. } = open(&layer).await;
+    feed.push("123");
+    feed.push("456");
+    feed.end();
     assert_eq!(next(&mut body).await.unwrap().unwrap(), "123");
     assert_eq!(next(&mut body).await.unwrap().unwrap(), "456");
     assert!(next(&mut body).await.is_none());
@@ -166,16 +166,16 @@ async fn a_capture_that_overflows_truncates_and_leaves_the_client_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_capture_that_may_not_overflow_fails_the_stream() {
-    let seen = Seen::default();
+async fn strict_capture_fails_an_overflowing_stream() {
+    let seen = Records::default();
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(seen.hook())
         .capture(Capture::all(4).or_fail())
         .build()
         .unwrap();
-    let (mut sender, mut body, _) = stream(&layer).await;
-    sender.send_data(Bytes::from_static(b"1234")).await.unwrap();
-    sender.send_data(Bytes::from_static(b"5")).await.unwrap();
+    let Flow { feed, mut body, .. } = open(&layer).await;
+    feed.push("1234");
+    feed.push("5");
     assert_eq!(next(&mut body).await.unwrap().unwrap(), "1234");
     let error = next(&mut body).await.unwrap().unwrap_err();
     assert!(matches!(error.downcast_ref(), Some(StreamError::ContentTooLarge { limit: 4, .. })));
@@ -189,22 +189,22 @@ async fn a_capture_that_may_not_overflow_fails_the_stream() {
 #[tokio::test(start_paused = true)]
 async fn bytes_pass_through_without_a_copy() {
     let layer = StreamingAccumulatorLayer::builder().build().unwrap();
-    let (mut sender, mut body, handle) = stream(&layer).await;
+    let Flow { feed, mut body, handle } = open(&layer).await;
     let chunk = Bytes::from(vec![7; 100]);
-    sender.send_data(chunk.clone()).await.unwrap();
+    feed.push(chunk.clone());
     assert_eq!(next(&mut body).await.unwrap().unwrap().as_ptr(), chunk.as_ptr());
     assert_eq!(handle.snapshot().to_bytes(), chunk);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handle_that_outlives_its_stream_does_not_keep_its_task_alive() {
+async fn outliving_handle_does_not_keep_the_task() {
     let layer = StreamingAccumulatorLayer::builder().build().unwrap();
-    let (sender, mut body, handle) = stream(&layer).await;
+    let Flow { feed, mut body, handle } = open(&layer).await;
     let mut task = task::spawn(());
     let polled = task.enter(|cx, _| Pin::new(&mut body).poll_frame(cx).map(drop));
     assert!(polled.is_pending());
     assert!(task.waker_ref_count() > 1);
-    drop((sender, body));
+    drop((feed, body));
     assert_eq!(task.waker_ref_count(), 1);
     assert_eq!(handle.metrics().bytes(), 0);
 }

@@ -1,21 +1,24 @@
-//! How streams end on real hyper servers over loopback, row by row of the table of endings.
+//! How streams end on real hyper servers over loopback.
 //!
-//! Each test carries the number of its row. Where the row permits it, the body runs twice: once without
-//! and once with the hint that it has ended, which changes what the server asks and so the evidence.
+//! Where it makes sense, a body runs twice: once without and once with the hint that it has ended. The hint
+//! changes what the server asks, and so the evidence.
 
 #[path = "../support/mod.rs"]
 mod support;
 
-mod a_ordinary;
-mod b_no_body;
-mod c_trailers;
-mod d_errors;
-mod e_before_body;
-mod f_mid_body;
-mod g_blind;
-mod h_half_close;
-mod i_backpressure;
-mod j_server;
-mod k_layers;
-mod l_upstream;
-mod m_grpc;
+mod before_body;
+mod crowd;
+mod errors;
+mod grpc;
+mod half_close;
+mod layers;
+mod mid_body;
+mod model;
+mod no_body;
+mod ordinary;
+mod server;
+mod trailers;
+mod transparency;
+mod unread;
+mod unseen;
+mod upstream;

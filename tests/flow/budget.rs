@@ -8,20 +8,20 @@ use streaming_accumulator::{Capture, MemoryBudget, Outcome, Tap, WhenFull};
 use tokio_test::task;
 use tower::Service;
 
-use crate::fixture::{Flow, Harness, at_hand, chunk, chunks, harness, numbers, rest};
-use crate::support::within;
+use crate::readers::{at_hand, chunk, chunks, numbers, rest};
+use crate::support::{Flow, Recorder, within};
 
 const KIB: u64 = 1024;
 const LIMIT: u64 = 1024 * KIB;
 
 /// A layer with a budget of its own, and plenty of room in each capture.
-fn bounded(budget: &MemoryBudget) -> Harness {
-    harness(|layer| layer.capture(Capture::all(1 << 30)).memory_budget(budget))
+fn bounded(budget: &MemoryBudget) -> Recorder {
+    Recorder::with(|layer| layer.capture(Capture::all(1 << 30)).memory_budget(budget))
 }
 
 /// A stream of which a tap that nobody reads holds so much that new calls are no longer admitted.
-async fn filled(harness: &Harness, budget: &MemoryBudget) -> (Flow, Tap) {
-    let mut flow = harness.open().await;
+async fn filled(recorder: &Recorder, budget: &MemoryBudget) -> (Flow, Tap) {
+    let mut flow = recorder.open().await;
     let dead = flow.handle.tap();
     let mut sent = 0;
     while budget.used() <= LIMIT / 20 * 19 {
@@ -39,15 +39,15 @@ async fn answer(_: Request<()>) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_grows_to_three_quarters_and_then_a_short_tail_follows_it() {
+async fn head_stops_at_three_quarters_before_a_tail() {
     let budget = MemoryBudget::new(LIMIT as usize);
-    let harness = bounded(&budget);
-    let mut flow = harness.open().await;
+    let recorder = bounded(&budget);
+    let mut flow = recorder.open().await;
     let sent: Vec<_> = (0..2_000).map(|n| chunk(n, 1000)).collect();
     flow.pass(&sent).await;
     assert!(budget.used() <= LIMIT / 10 * 9, "{budget:?}");
     flow.end().await;
-    let content = harness.record().await.content().clone();
+    let content = recorder.only().await.content().clone();
     assert!(content.is_truncated());
     let kept = numbers(&content.chunks().filter(|chunk| chunk.contains(&b':')).collect::<Vec<_>>());
     let head = kept.windows(2).take_while(|pair| pair[0] + 1 == pair[1]).count() as u64 + 1;
@@ -58,9 +58,9 @@ async fn a_head_grows_to_three_quarters_and_then_a_short_tail_follows_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn beyond_nine_tenths_nothing_is_captured_and_the_counts_stay_right() {
+async fn nothing_is_captured_beyond_nine_tenths() {
     let budget = MemoryBudget::new(LIMIT as usize);
-    let (full, harness) = (bounded(&budget), bounded(&budget));
+    let (full, recorder) = (bounded(&budget), bounded(&budget));
     let held = filled(&full, &budget).await;
     // Admitted all the same: the mark is looked at when the call comes.
     let waits = budget.used();
@@ -68,11 +68,11 @@ async fn beyond_nine_tenths_nothing_is_captured_and_the_counts_stay_right() {
     let mut body = held.0;
     body.pass(&chunks(0..1)).await;
     assert!(budget.used() < waits);
-    let mut flow = harness.open().await;
+    let mut flow = recorder.open().await;
     let _again = filled(&full, &budget).await;
     flow.pass(&chunks(0..50)).await;
     flow.end().await;
-    let record = harness.record().await;
+    let record = recorder.only().await;
     assert_eq!((record.outcome(), record.content().len()), (&Outcome::Completed, 0));
     assert!(record.content().is_truncated());
     let sent = chunks(0..50);
@@ -81,7 +81,7 @@ async fn beyond_nine_tenths_nothing_is_captured_and_the_counts_stay_right() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_budget_is_never_exceeded_and_wholly_given_back() {
+async fn budget_is_never_exceeded_and_given_back() {
     for capture in [
         Capture::all(1 << 30),
         Capture::tail(300 * 1024),
@@ -89,10 +89,10 @@ async fn the_budget_is_never_exceeded_and_wholly_given_back() {
         Capture::none(),
     ] {
         let budget = MemoryBudget::new(LIMIT as usize);
-        let harness = harness(|layer| layer.capture(capture).memory_budget(&budget).buffer_limit(64));
+        let recorder = Recorder::with(|layer| layer.capture(capture).memory_budget(&budget).buffer_limit(64));
         let mut flows = Vec::new();
         for n in 0..20 {
-            let flow = harness.open().await;
+            let flow = recorder.open().await;
             let tap = (n % 2 == 0).then(|| flow.handle.tap());
             flows.push((flow, tap));
         }
@@ -112,25 +112,25 @@ async fn the_budget_is_never_exceeded_and_wholly_given_back() {
             flow.end().await;
             drop((flow, tap));
         }
-        let records = harness.records(20).await;
+        let records = recorder.all(20).await;
         assert!(records.iter().all(|record| record.metrics().chunks() == 300));
         drop(records);
-        harness.forget_records();
+        recorder.records().take();
         tokio::task::yield_now().await;
         assert_eq!(budget.used(), 0, "{capture:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_greedy_stream_takes_nothing_from_a_hundred_others() {
+async fn greedy_stream_takes_nothing_from_the_others() {
     let budget = MemoryBudget::new(8 << 20);
-    let harness = bounded(&budget);
-    let mut greedy = harness.open().await;
+    let recorder = bounded(&budget);
+    let mut greedy = recorder.open().await;
     greedy.pass(&(0..4_000).map(|n| chunk(n, 4 * 1024)).collect::<Vec<_>>()).await;
     assert!(budget.used() > (8 << 20) / 10 * 7);
     let mut others = Vec::new();
     for _ in 0..100 {
-        others.push(harness.open().await);
+        others.push(recorder.open().await);
     }
     let sent: Vec<_> = (0..20).map(|n| chunk(n, 100)).collect();
     for n in 0..sent.len() {
@@ -141,7 +141,7 @@ async fn one_greedy_stream_takes_nothing_from_a_hundred_others() {
     for mut flow in others {
         flow.end().await;
     }
-    for record in harness.records(100).await {
+    for record in recorder.first(100).await {
         assert!(!record.content().is_truncated(), "{budget:?}");
         assert_eq!(record.content().to_bytes(), sent.concat());
     }
@@ -149,33 +149,34 @@ async fn one_greedy_stream_takes_nothing_from_a_hundred_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_room_a_call_is_rejected_if_asked_for() {
+async fn without_room_a_call_can_be_rejected() {
     let budget = MemoryBudget::new(LIMIT as usize);
-    let harness =
-        harness(|layer| layer.capture(Capture::none()).memory_budget(&budget).when_full(WhenFull::Reject));
-    let (flow, dead) = filled(&harness, &budget).await;
-    let mut service = harness.around(tower::service_fn(answer));
+    let recorder = Recorder::with(|layer| {
+        layer.capture(Capture::none()).memory_budget(&budget).when_full(WhenFull::Reject)
+    });
+    let (flow, dead) = filled(&recorder, &budget).await;
+    let mut service = recorder.around(tower::service_fn(answer));
     let response = service.call(Request::new(())).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.headers()["retry-after"], "1");
     drop((flow, dead));
-    harness.records(1).await;
-    harness.forget_records();
+    recorder.all(1).await;
+    recorder.records().take();
     tokio::task::yield_now().await;
     assert_eq!(service.call(Request::new(())).await.unwrap().status(), StatusCode::OK);
-    let audit = harness.audit();
+    let audit = recorder.audit();
     assert_eq!((audit.rejected(), audit.opened()), (1, 2));
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_room_a_call_waits_until_there_is() {
     let budget = MemoryBudget::new(LIMIT as usize);
-    let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget));
-    let (mut flow, dead) = filled(&harness, &budget).await;
-    let mut service = harness.around(tower::service_fn(answer));
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()).memory_budget(&budget));
+    let (mut flow, dead) = filled(&recorder, &budget).await;
+    let mut service = recorder.around(tower::service_fn(answer));
     let mut calls: Vec<_> = (0..3).map(|_| task::spawn(service.call(Request::new(())))).collect();
     assert!(calls.iter_mut().all(|call| call.poll().is_pending()));
-    assert_eq!(harness.audit().opened(), 1, "they are no streams yet");
+    assert_eq!(recorder.audit().opened(), 1, "they are no streams yet");
     drop(dead);
     flow.pass(&chunks(0..1)).await;
     assert_eq!(budget.used(), 0);
@@ -187,14 +188,14 @@ async fn without_room_a_call_waits_until_there_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waits_for_room_is_rejected_by_the_shutdown() {
+async fn shutdown_rejects_a_call_waiting_for_room() {
     let budget = MemoryBudget::new(LIMIT as usize);
-    let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget));
-    let _held = filled(&harness, &budget).await;
-    let mut service = harness.around(tower::service_fn(answer));
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()).memory_budget(&budget));
+    let _held = filled(&recorder, &budget).await;
+    let mut service = recorder.around(tower::service_fn(answer));
     let mut call = task::spawn(service.call(Request::new(())));
     assert!(call.poll().is_pending());
-    let handle = harness.layer.handle();
+    let handle = recorder.handle();
     let shutdown = tokio::spawn(async move { handle.shutdown(std::time::Duration::from_secs(1)).await });
     let response = within("an answer", call).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -217,23 +218,23 @@ async fn two_layers_share_one_budget() {
         );
     }
     second.end().await;
-    assert!(files.record().await.content().is_truncated(), "the other had taken the room");
+    assert!(files.only().await.content().is_truncated(), "the other had taken the room");
     assert!(budget.peak() <= LIMIT / 10 * 9);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_holds_its_memory_until_it_is_dropped() {
+async fn record_holds_its_memory_until_dropped() {
     let budget = MemoryBudget::new(LIMIT as usize);
-    let harness = bounded(&budget);
-    let mut flow = harness.open().await;
+    let recorder = bounded(&budget);
+    let mut flow = recorder.open().await;
     flow.pass(&chunks(0..100)).await;
     flow.end().await;
     drop(flow);
-    let record = harness.record().await;
+    let record = recorder.only().await;
     assert!(budget.used() > 10 * KIB);
     let content = record.content().clone();
     drop(record);
-    harness.forget_records();
+    recorder.records().take();
     tokio::task::yield_now().await;
     assert!(budget.used() > 10 * KIB, "the content is still held");
     assert_eq!(content.to_bytes(), chunks(0..100).concat());
@@ -242,10 +243,10 @@ async fn a_record_holds_its_memory_until_it_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_there_is_no_room_taps_miss_chunks_and_are_told_how_many() {
+async fn taps_without_room_count_what_they_miss() {
     let budget = MemoryBudget::new(LIMIT as usize);
-    let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()).memory_budget(&budget));
+    let mut flow = recorder.open().await;
     let mut tap = flow.handle.tap();
     let sent: Vec<_> = (0..100).map(|n| chunk(n, 64 * 1024)).collect();
     flow.pass(&sent[..10]).await;
@@ -260,10 +261,10 @@ async fn where_there_is_no_room_taps_miss_chunks_and_are_told_how_many() {
 
 /// The last chunks do not fit: nothing comes behind the gap that would tell.
 #[tokio::test(start_paused = true)]
-async fn a_tap_is_told_of_missed_chunks_also_where_none_follows_them() {
+async fn tap_is_told_of_trailing_missed_chunks() {
     let budget = MemoryBudget::new(64 * 1024);
-    let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()).memory_budget(&budget));
+    let mut flow = recorder.open().await;
     let mut tap = flow.handle.tap();
     flow.pass(&chunks(0..3)).await;
     flow.pass(&[chunk(3, 100 * 1024), chunk(4, 100 * 1024)]).await;
@@ -274,10 +275,11 @@ async fn a_tap_is_told_of_missed_chunks_also_where_none_follows_them() {
 
 /// What cannot be kept for a reader cannot be waited for either.
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_is_waited_for_does_not_hold_a_stream_for_chunks_that_found_no_room() {
+async fn chunks_without_room_hold_no_stream() {
     let budget = MemoryBudget::new(64 * 1024);
-    let harness = harness(|layer| layer.capture(Capture::none()).memory_budget(&budget).buffer_limit(4));
-    let mut flow = harness.open().await;
+    let recorder =
+        Recorder::with(|layer| layer.capture(Capture::none()).memory_budget(&budget).buffer_limit(4));
+    let mut flow = recorder.open().await;
     let mut tap = flow.handle.tap().waited();
     let reader = tokio::spawn(async move {
         let seen = rest(&mut tap).await.len() as u64;

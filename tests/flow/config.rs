@@ -5,7 +5,7 @@ use std::time::Duration;
 use streaming_accumulator::BackpressureStrategy::Adaptive;
 use streaming_accumulator::{Builder, ConfigError, StreamingAccumulatorLayer};
 
-use crate::fixture::MS;
+use crate::readers::MS;
 
 type Configure = fn(Builder) -> Builder;
 
@@ -18,7 +18,7 @@ fn adaptive(initial_delay: Duration, max_delay: Duration, multiplier: f64) -> Co
 }
 
 #[test]
-fn a_zero_is_refused_by_the_name_of_its_setting() {
+fn zero_is_refused_by_its_settings_name() {
     let zeros: [(&str, Configure); 7] = [
         ("buffer_limit", |layer| layer.buffer_limit(0)),
         ("memory_budget", |layer| layer.memory_budget(0)),
@@ -58,7 +58,7 @@ fn the_first_delay_must_not_exceed_the_longest() {
 }
 
 #[test]
-fn a_multiplier_must_be_a_number_of_at_least_one() {
+fn multiplier_must_be_at_least_one() {
     for wrong in [0.5, 0.0, -2.0, f64::NAN, f64::NEG_INFINITY] {
         let error = adaptive(MS, 2 * MS, wrong);
         assert!(matches!(error, ConfigError::Multiplier { .. }), "{error}");

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep};
 use tokio_test::task;
 use tower::Service;
 
-use crate::fixture::{Flow, Harness, MS, chunk, chunks, harness, rest, take};
-use crate::support::{H2Client, Options, RawClient, answers, body, serve, until, within};
+use crate::readers::{MS, chunk, chunks, rest, take};
+use crate::support::{Flow, H2Client, Options, RawClient, Recorder, answers, body, serve, until, within};
 
 const LIMIT: Duration = Duration::from_millis(320);
 
@@ -75,8 +75,8 @@ fn assert_in_time(elapsed: Duration, shortest: Duration, name: &str) {
     assert!((LIMIT..=LIMIT + shortest / 16 + 2 * MS).contains(&elapsed), "{name}: {elapsed:?}");
 }
 
-async fn assert_record(harness: &Harness, case: &Case, phase: Phase) {
-    let record = harness.record().await;
+async fn assert_record(recorder: &Recorder, case: &Case, phase: Phase) {
+    let record = recorder.only().await;
     let error = record.outcome().error().unwrap_or_else(|| panic!("{}: {record:?}", case.name));
     assert_eq!((case.error)(error), Some(LIMIT), "{}: {error}", case.name);
     assert_eq!(
@@ -90,8 +90,8 @@ async fn assert_record(harness: &Harness, case: &Case, phase: Phase) {
 }
 
 /// Brings a stream to where only `case` can end it.
-async fn under(harness: &Harness, case: &Case) -> Flow {
-    let mut flow = harness.open().await;
+async fn under(recorder: &Recorder, case: &Case) -> Flow {
+    let mut flow = recorder.open().await;
     flow.pass(&chunks(0..case.chunks)).await;
     if case.pending {
         flow.assert_pending();
@@ -100,16 +100,16 @@ async fn under(harness: &Harness, case: &Case) -> Flow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_limit_settles_the_stream_though_nobody_polls_it_and_the_next_poll_ends_it() {
+async fn limits_settle_a_stream_that_nobody_polls() {
     for case in &CASES {
-        let harness = harness(case.set);
+        let recorder = Recorder::with(case.set);
         let start = Instant::now();
-        let mut flow = under(&harness, case).await;
+        let mut flow = under(&recorder, case).await;
         let token = flow.handle.cancellation_token();
         within(case.name, token.cancelled()).await;
         assert_in_time(start.elapsed(), LIMIT, case.name);
-        assert_record(&harness, case, Phase::Body).await;
-        assert_eq!(harness.audit().in_flight(), 0, "{}: before the body is polled or dropped", case.name);
+        assert_record(&recorder, case, Phase::Body).await;
+        assert_eq!(recorder.audit().in_flight(), 0, "{}: before the body is polled or dropped", case.name);
         assert_eq!((case.error)(&flow.error().await), Some(LIMIT));
     }
 }
@@ -117,35 +117,35 @@ async fn each_limit_settles_the_stream_though_nobody_polls_it_and_the_next_poll_
 #[tokio::test(start_paused = true)]
 async fn each_limit_wakes_whoever_waits_for_a_frame() {
     for case in CASES.iter().filter(|case| case.pending) {
-        let harness = harness(case.set);
+        let recorder = Recorder::with(case.set);
         let start = Instant::now();
-        let mut flow = under(&harness, case).await;
+        let mut flow = under(&recorder, case).await;
         let error = flow.error().await;
         assert_in_time(start.elapsed(), LIMIT, case.name);
         assert_eq!((case.error)(&error), Some(LIMIT), "{}: {error}", case.name);
-        assert_record(&harness, case, Phase::Body).await;
+        assert_record(&recorder, case, Phase::Body).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_is_kept_as_exactly_as_the_shortest_of_the_layer() {
+async fn limits_are_as_exact_as_the_shortest() {
     for case in &CASES {
-        let harness = harness(|layer| (case.set)(layer.first_chunk_timeout(LIMIT.min(64 * MS))));
+        let recorder = Recorder::with(|layer| (case.set)(layer.first_chunk_timeout(LIMIT.min(64 * MS))));
         if case.chunks == 0 {
             continue;
         }
         let start = Instant::now();
-        let flow = under(&harness, case).await;
+        let flow = under(&recorder, case).await;
         within(case.name, flow.handle.cancellation_token().cancelled()).await;
         assert_in_time(start.elapsed(), 64 * MS, case.name);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_count_from_the_latest_frame_where_they_are_about_frames() {
+async fn frame_limits_count_from_the_latest_frame() {
     for case in &CASES[1..] {
-        let harness = harness(case.set);
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(case.set);
+        let mut flow = recorder.open().await;
         let opened = Instant::now();
         let mut last = opened;
         for n in 0..3 {
@@ -164,32 +164,32 @@ async fn limits_count_from_the_latest_frame_where_they_are_about_frames() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_stream_within_its_limits_completes() {
-    let harness = harness(|layer| {
+    let recorder = Recorder::with(|layer| {
         layer
             .first_chunk_timeout(LIMIT)
             .idle_timeout(LIMIT)
             .stalled_reader_timeout(LIMIT)
             .timeout(100 * LIMIT)
     });
-    let mut flow = harness.open().await;
+    let mut flow = recorder.open().await;
     for n in 0..20 {
-        // The upstream takes its time, then whoever reads does.
+        // First the upstream is slow, then the reader.
         flow.assert_pending();
         sleep(LIMIT * 9 / 10).await;
         flow.pass(&[chunk(n, 10)]).await;
         sleep(LIMIT * 9 / 10).await;
     }
     flow.end().await;
-    assert_eq!(harness.record().await.outcome(), &Outcome::Completed);
+    assert_eq!(recorder.only().await.outcome(), &Outcome::Completed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_waits_for_its_readers_is_neither_idle_nor_stalled() {
+async fn waiting_for_readers_is_neither_idle_nor_stalled() {
     for strategy in [Default::default(), Block(3_600_000 * MS)] {
-        let harness = harness(|layer| {
+        let recorder = Recorder::with(|layer| {
             layer.idle_timeout(LIMIT).stalled_reader_timeout(LIMIT).buffer_limit(4).backpressure(strategy)
         });
-        let mut flow = harness.open().await;
+        let mut flow = recorder.open().await;
         let mut tap = flow.handle.tap().waited();
         let mut seen = Vec::new();
         for n in 0..10 {
@@ -206,24 +206,25 @@ async fn a_body_that_waits_for_its_readers_is_neither_idle_nor_stalled() {
         let rest = tokio::spawn(async move { rest(&mut tap).await.len() });
         flow.end().await;
         assert_eq!(within("the tap", rest).await.unwrap() + seen.len(), 10);
-        assert_eq!(harness.record().await.outcome(), &Outcome::Completed);
+        assert_eq!(recorder.only().await.outcome(), &Outcome::Completed);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_paced_body_is_neither_idle_nor_stalled() {
-    let harness =
-        harness(|layer| layer.idle_timeout(LIMIT).stalled_reader_timeout(LIMIT).max_bytes_per_second(100));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| {
+        layer.idle_timeout(LIMIT).stalled_reader_timeout(LIMIT).max_bytes_per_second(100)
+    });
+    let mut flow = recorder.open().await;
     flow.pass(&(0..10).map(|n| chunk(n, 100)).collect::<Vec<_>>()).await;
     flow.end().await;
-    assert_eq!(harness.record().await.outcome(), &Outcome::Completed);
+    assert_eq!(recorder.only().await.outcome(), &Outcome::Completed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_waits_for_its_readers_still_meets_the_limit_of_the_whole() {
-    let harness = harness(|layer| layer.timeout(LIMIT).buffer_limit(4));
-    let mut flow = harness.open().await;
+async fn waiting_for_readers_still_meets_the_timeout() {
+    let recorder = Recorder::with(|layer| layer.timeout(LIMIT).buffer_limit(4));
+    let mut flow = recorder.open().await;
     let _unread = flow.handle.tap().waited();
     let start = Instant::now();
     flow.pass(&chunks(0..4)).await;
@@ -233,14 +234,14 @@ async fn a_body_that_waits_for_its_readers_still_meets_the_limit_of_the_whole() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_handed_over_all_it_declared_is_not_failed() {
+async fn whole_declared_length_outweighs_a_limit() {
     for case in &CASES[2..] {
-        let harness = harness(case.set);
-        let mut flow = harness.open_declaring(20).await;
+        let recorder = Recorder::with(case.set);
+        let mut flow = recorder.open_declaring(20).await;
         let token = flow.handle.cancellation_token();
         flow.pass(&[chunk(0, 10), chunk(1, 10)]).await;
         sleep(10 * LIMIT).await;
-        let record = harness.record().await;
+        let record = recorder.only().await;
         assert_eq!(
             (record.outcome(), record.evidence()),
             (&Outcome::Completed, Evidence::Length),
@@ -253,9 +254,9 @@ async fn a_stream_that_handed_over_all_it_declared_is_not_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_did_not_is_failed_though_it_declared_its_length() {
-    let harness = harness(|layer| layer.stalled_reader_timeout(LIMIT));
-    let mut flow = harness.open_declaring(20).await;
+async fn missing_declared_bytes_fail_at_the_limit() {
+    let recorder = Recorder::with(|layer| layer.stalled_reader_timeout(LIMIT));
+    let mut flow = recorder.open_declaring(20).await;
     flow.pass(&[chunk(0, 10)]).await;
     sleep(2 * LIMIT).await;
     assert!(matches!(flow.error().await, StreamError::StalledReader { .. }));
@@ -264,40 +265,40 @@ async fn one_that_did_not_is_failed_though_it_declared_its_length() {
 type Never = Pending<Result<Response<Full<bytes::Bytes>>, Infallible>>;
 
 /// A call of a service that does not answer.
-fn call_in_vain(harness: &Harness) -> impl Future + use<> {
-    harness.around(tower::service_fn(|_: Request<()>| -> Never { pending() })).call(Request::new(()))
+fn call_in_vain(recorder: &Recorder) -> impl Future + use<> {
+    recorder.around(tower::service_fn(|_: Request<()>| -> Never { pending() })).call(Request::new(()))
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_does_not_answer_meets_the_limits_of_its_stream() {
+async fn unanswered_call_meets_its_streams_limits() {
     for case in CASES.iter().filter(|case| case.name != "stalled_reader_timeout") {
-        let harness = harness(case.set);
+        let recorder = Recorder::with(case.set);
         let start = Instant::now();
-        let mut call = task::spawn(Box::pin(call_in_vain(&harness)));
+        let mut call = task::spawn(Box::pin(call_in_vain(&recorder)));
         assert!(call.poll().is_pending());
-        let settled = || harness.audit().failed() == 1;
+        let settled = || recorder.audit().failed() == 1;
         until(case.name, settled).await;
         assert_in_time(start.elapsed(), LIMIT, case.name);
         let case = Case { chunks: 0, ..*case };
-        assert_record(&harness, &case, Phase::BeforeHead).await;
+        assert_record(&recorder, &case, Phase::BeforeHead).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_does_not_answer_is_no_stalled_reader() {
-    let harness = harness(|layer| layer.stalled_reader_timeout(LIMIT));
-    let mut call = task::spawn(Box::pin(call_in_vain(&harness)));
+async fn unanswered_call_is_not_a_stalled_reader() {
+    let recorder = Recorder::with(|layer| layer.stalled_reader_timeout(LIMIT));
+    let mut call = task::spawn(Box::pin(call_in_vain(&recorder)));
     assert!(call.poll().is_pending());
     sleep(10 * LIMIT).await;
-    assert_eq!(harness.audit().in_flight(), 1);
+    assert_eq!(recorder.audit().in_flight(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_streams_meet_their_limits_each_in_its_own_time() {
-    let harness = harness(|layer| layer.idle_timeout(LIMIT));
+async fn thousand_streams_meet_their_limits_in_time() {
+    let recorder = Recorder::with(|layer| layer.idle_timeout(LIMIT));
     let mut flows = Vec::new();
     for _ in 0..1_000 {
-        let mut flow = harness.open().await;
+        let mut flow = recorder.open().await;
         flow.assert_pending();
         let (token, start) = (flow.handle.cancellation_token(), Instant::now());
         flows.push((
@@ -316,8 +317,8 @@ async fn a_thousand_streams_meet_their_limits_each_in_its_own_time() {
 
 const SHORT: Duration = Duration::from_millis(300);
 
-async fn assert_stalled(harness: &Harness, bytes: usize) {
-    let record = harness.record().await;
+async fn assert_stalled(recorder: &Recorder, bytes: usize) {
+    let record = recorder.only().await;
     assert!(
         matches!(record.outcome(), Outcome::Failed(StreamError::StalledReader { limit: SHORT, .. })),
         "{record:?}"
@@ -328,27 +329,27 @@ async fn assert_stalled(harness: &Harness, bytes: usize) {
 }
 
 #[tokio::test]
-async fn an_http1_client_that_reads_no_further_is_found_out() {
-    let harness = harness(|layer| layer.stalled_reader_timeout(SHORT));
-    let service = harness.around(answers([Response::new(body([]).endless(64 * 1024))]));
+async fn stalled_http1_client_is_found() {
+    let recorder = Recorder::with(|layer| layer.stalled_reader_timeout(SHORT));
+    let service = recorder.around(answers([Response::new(body([]).endless(64 * 1024))]));
     let server = serve(Options::h1(), service).await;
     let mut client = RawClient::connect_small(server.addr).await;
     client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     client.read_until("\r\n\r\n").await;
-    assert_stalled(&harness, 64 * 1024).await;
+    assert_stalled(&recorder, 64 * 1024).await;
     client.read_to_end().await;
     assert!(!client.received.ends_with(b"0\r\n\r\n"), "it is told that the body is not whole");
 }
 
 #[tokio::test]
-async fn an_http2_client_that_reads_no_further_is_found_out() {
-    let harness = harness(|layer| layer.stalled_reader_timeout(SHORT));
-    let service = harness.around(answers([Response::new(body([]).endless(16 * 1024))]));
+async fn stalled_http2_client_is_found() {
+    let recorder = Recorder::with(|layer| layer.stalled_reader_timeout(SHORT));
+    let service = recorder.around(answers([Response::new(body([]).endless(16 * 1024))]));
     let server = serve(Options::h2(), service).await;
     let mut client = H2Client::connect(server.addr).await;
     let (response, _sending) = client.get();
     let mut unread = within("the head", response).await.unwrap().into_body();
-    assert_stalled(&harness, 64 * 1024).await;
+    assert_stalled(&recorder, 64 * 1024).await;
     let reset = async {
         loop {
             match unread.data().await {
@@ -361,15 +362,15 @@ async fn an_http2_client_that_reads_no_further_is_found_out() {
 }
 
 #[tokio::test]
-async fn an_http1_client_that_reads_slowly_is_no_stalled_one() {
-    let harness = harness(|layer| layer.stalled_reader_timeout(SHORT));
+async fn slow_http1_client_is_not_stalled() {
+    let recorder = Recorder::with(|layer| layer.stalled_reader_timeout(SHORT));
     let chunk = bytes::Bytes::from(vec![b'x'; 64 * 1024]);
     let script = (0..10).fold(body([]), |body, _| body.data(chunk.clone()).yields());
-    let server = serve(Options::h1(), harness.around(answers([Response::new(script)]))).await;
+    let server = serve(Options::h1(), recorder.around(answers([Response::new(script)]))).await;
     let mut client = RawClient::get(server.addr).await;
     for part in 1..=10 {
         client.read_bytes(part * 60 * 1024).await;
         sleep(SHORT / 10).await;
     }
-    assert_eq!(harness.record().await.outcome(), &Outcome::Completed);
+    assert_eq!(recorder.only().await.outcome(), &Outcome::Completed);
 }

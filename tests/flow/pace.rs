@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::fixture::{Harness, MS, chunk, harness};
+use crate::readers::{MS, chunk, timed};
+use crate::support::Recorder;
 
-fn paced(bytes: u64) -> Harness {
-    harness(|layer| layer.max_bytes_per_second(bytes))
+fn paced(bytes: u64) -> Recorder {
+    Recorder::with(|layer| layer.max_bytes_per_second(bytes))
 }
 
 fn assert_about(elapsed: Duration, expected: Duration) {
@@ -24,8 +25,8 @@ async fn a_stream_takes_its_bytes_at_the_rate() {
         (64 * 1024, 320, 104_857_600),
         (1000, 300, 100_000),
     ] {
-        let harness = paced(rate);
-        let mut flow = harness.open().await;
+        let recorder = paced(rate);
+        let mut flow = recorder.open().await;
         let start = Instant::now();
         flow.pass(&(0..count).map(|n| chunk(n, len)).collect::<Vec<_>>()).await;
         flow.end().await;
@@ -34,10 +35,10 @@ async fn a_stream_takes_its_bytes_at_the_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_chunk_is_not_delayed_and_each_next_one_by_the_one_before() {
-    let harness = paced(1_000);
-    let mut flow = harness.open().await;
-    assert_eq!(flow.timed().await, Duration::ZERO);
+async fn each_chunk_is_delayed_by_the_last() {
+    let recorder = paced(1_000);
+    let mut flow = recorder.open().await;
+    assert_eq!(timed(&mut flow).await, Duration::ZERO);
     flow.pass(&[chunk(1, 500)]).await;
     let start = Instant::now();
     flow.pass(&[chunk(2, 20)]).await;
@@ -45,9 +46,9 @@ async fn the_first_chunk_is_not_delayed_and_each_next_one_by_the_one_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_the_upstream_is_not_made_up_for_by_a_burst() {
-    let harness = paced(10_000);
-    let mut flow = harness.open().await;
+async fn no_burst_follows_a_pause() {
+    let recorder = paced(10_000);
+    let mut flow = recorder.open().await;
     flow.pass(&[chunk(0, 100)]).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     let start = Instant::now();
@@ -58,10 +59,10 @@ async fn a_pause_of_the_upstream_is_not_made_up_for_by_a_burst() {
 
 #[tokio::test(start_paused = true)]
 async fn each_stream_has_a_pace_of_its_own() {
-    let harness = paced(10_000);
+    let recorder = paced(10_000);
     let start = Instant::now();
     let run = async || {
-        let mut flow = harness.open().await;
+        let mut flow = recorder.open().await;
         flow.pass(&(0..100).map(|n| chunk(n, 100)).collect::<Vec<_>>()).await;
         flow.end().await;
     };
@@ -71,8 +72,8 @@ async fn each_stream_has_a_pace_of_its_own() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_without_a_limit_is_not_delayed() {
-    let harness = harness(|layer| layer);
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer);
+    let mut flow = recorder.open().await;
     let start = Instant::now();
     flow.pass(&(0..1_000).map(|n| chunk(n, 1_000)).collect::<Vec<_>>()).await;
     assert!(start.elapsed().is_zero());

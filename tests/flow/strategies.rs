@@ -1,93 +1,70 @@
 //! What each strategy does with a reader that asked to be waited for and falls behind.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use hyper::body::Incoming;
-use streaming_accumulator::BackpressureStrategy::{self, Adaptive, Block, DropOldest, Reject};
-use streaming_accumulator::{BoxError, Capture, EndedBy, Evidence, Outcome, StreamError, StreamHandle};
+use streaming_accumulator::BackpressureStrategy::{Adaptive, Block, DropOldest, Reject};
+use streaming_accumulator::{Capture, EndedBy, Evidence, Outcome};
 use tokio::time::{Instant, advance};
 use tokio_test::task;
 
-use crate::fixture::{Flow, Harness, Live, MS, WAITED, at_hand, chunk, chunks, harness, numbers, rest, take};
-use crate::support::{Options, RawClient, Reply, answers, body, boxed, handler, serve, within};
-
-const ADAPTIVE: BackpressureStrategy = Adaptive {
-    initial_delay: Duration::from_millis(10),
-    max_delay: Duration::from_millis(50),
-    multiplier: 2.0,
-};
-
-const ALL: [BackpressureStrategy; 4] = [ADAPTIVE, DropOldest, Reject, Block(Duration::from_millis(30))];
-
-/// Throttled from five chunks on, full at ten.
-fn pressed(strategy: BackpressureStrategy, capture: Capture) -> Harness {
-    harness(|layer| layer.capture(capture).backpressure(strategy).buffer_limit(10).high_water_mark(50))
-}
+use crate::pressure::{ADAPTIVE, ALL, lag_and_limit, pressed};
+use crate::readers::{Live, MS, WAITED, at_hand, chunk, chunks, numbers, rest, take, timed};
+use crate::support::{Flow, Recorder};
 
 /// What nine chunks that nobody reads take.
 async fn nine(flow: &mut Flow) -> Vec<u64> {
     let mut delays = Vec::new();
     for _ in 0..9 {
-        delays.push(flow.timed().await.as_millis() as u64);
+        delays.push(timed(flow).await.as_millis() as u64);
     }
     delays
 }
 
-fn backpressure(error: &StreamError) -> (u64, u64) {
-    match error {
-        StreamError::Backpressure { lag, limit, .. } => (*lag, *limit),
-        other => panic!("{other}"),
-    }
-}
-
-async fn fails_of_backpressure(harness: &Harness, mut flow: Flow, mut reader: Box<dyn Live>) {
+async fn fails_of_backpressure(recorder: &Recorder, mut flow: Flow, mut reader: Box<dyn Live>) {
     let error = flow.error().await;
-    assert_eq!(backpressure(&error), (10, 10));
+    assert_eq!(lag_and_limit(&error), (10, 10));
     assert_eq!(rest(&mut reader).await.len(), 10, "what was there can still be read");
     assert_eq!(reader.outcome(), Some(Outcome::Failed(error.clone())));
     assert!(flow.handle.cancellation_token().is_cancelled());
     drop(flow);
-    let record = harness.record().await;
+    let record = recorder.only().await;
     assert_eq!(record.outcome(), &Outcome::Failed(error));
     assert_eq!((record.ended_by(), record.evidence()), (EndedBy::Layer, Evidence::Limit));
     assert_eq!(record.metrics().chunks(), 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn adaptive_delays_each_frame_above_the_mark_longer_up_to_the_longest() {
+async fn adaptive_delays_grow_above_the_mark() {
     for reader in WAITED {
-        let harness = pressed(ADAPTIVE, Capture::none());
-        let mut flow = harness.open().await;
+        let recorder = pressed(ADAPTIVE, Capture::none());
+        let mut flow = recorder.open().await;
         let _unread = reader(&flow.handle);
         assert_eq!(nine(&mut flow).await, [0, 0, 0, 0, 0, 10, 20, 40, 50]);
-        assert_eq!(flow.timed().await, 50 * MS);
+        assert_eq!(timed(&mut flow).await, 50 * MS);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn adaptive_starts_anew_once_the_reader_was_below_the_mark() {
+async fn adaptive_restarts_below_the_mark() {
     for reader in WAITED {
-        let harness = pressed(ADAPTIVE, Capture::none());
-        let mut flow = harness.open().await;
+        let recorder = pressed(ADAPTIVE, Capture::none());
+        let mut flow = recorder.open().await;
         let mut reader = reader(&flow.handle);
         assert_eq!(nine(&mut flow).await[5..], [10, 20, 40, 50]);
         assert_eq!(take(&mut reader, 4).len(), 4);
-        assert_eq!(flow.timed().await, 50 * MS, "at the mark is not below it");
+        assert_eq!(timed(&mut flow).await, 50 * MS, "at the mark is not below it");
         assert_eq!(take(&mut reader, 2).len(), 2);
-        assert_eq!(flow.timed().await, Duration::ZERO);
-        assert_eq!(flow.timed().await, 10 * MS);
-        assert_eq!(flow.timed().await, 20 * MS);
+        assert_eq!(timed(&mut flow).await, Duration::ZERO);
+        assert_eq!(timed(&mut flow).await, 10 * MS);
+        assert_eq!(timed(&mut flow).await, 20 * MS);
     }
 }
 
 /// A delay that was paid while the upstream had nothing is not the last word on the reader.
 #[tokio::test(start_paused = true)]
-async fn adaptive_starts_anew_also_if_the_reader_came_near_while_the_upstream_had_nothing() {
-    let harness = pressed(ADAPTIVE, Capture::none());
-    let mut flow = harness.open().await;
+async fn adaptive_restarts_after_catching_up_while_idle() {
+    let recorder = pressed(ADAPTIVE, Capture::none());
+    let mut flow = recorder.open().await;
     let mut tap = flow.handle.tap().waited();
     assert_eq!(nine(&mut flow).await[5..], [10, 20, 40, 50]);
     let mut pull = task::spawn(flow.pull());
@@ -97,16 +74,16 @@ async fn adaptive_starts_anew_also_if_the_reader_came_near_while_the_upstream_ha
     assert_eq!(take(&mut tap, 5).len(), 5);
     assert!(pull.poll().is_pending());
     drop(pull);
-    assert_eq!(flow.timed().await, Duration::ZERO);
-    assert_eq!(flow.timed().await, 10 * MS);
+    assert_eq!(timed(&mut flow).await, Duration::ZERO);
+    assert_eq!(timed(&mut flow).await, 10 * MS);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delayed_body_goes_on_as_soon_as_the_reader_is_below_the_mark() {
+async fn delayed_body_resumes_below_the_mark() {
     let strategy = Adaptive { initial_delay: 3_600_000 * MS, max_delay: 3_600_000 * MS, multiplier: 1.0 };
     for reader in WAITED {
-        let harness = pressed(strategy, Capture::none());
-        let mut flow = harness.open().await;
+        let recorder = pressed(strategy, Capture::none());
+        let mut flow = recorder.open().await;
         let mut reader = reader(&flow.handle);
         flow.pass(&chunks(0..5)).await;
         flow.feed.push(chunk(5, 10));
@@ -120,10 +97,10 @@ async fn a_delayed_body_goes_on_as_soon_as_the_reader_is_below_the_mark() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn adaptive_does_not_poll_the_body_at_the_limit_and_loses_nothing() {
+async fn adaptive_stops_polling_at_the_limit() {
     for reader in WAITED {
-        let harness = pressed(ADAPTIVE, Capture::none());
-        let mut flow = harness.open().await;
+        let recorder = pressed(ADAPTIVE, Capture::none());
+        let mut flow = recorder.open().await;
         let mut reader = reader(&flow.handle);
         let sent = chunks(0..30);
         flow.pass(&sent[..10]).await;
@@ -150,11 +127,11 @@ async fn adaptive_does_not_poll_the_body_at_the_limit_and_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drop_oldest_never_waits_and_says_how_many_were_skipped() {
+async fn drop_oldest_never_waits_and_counts_the_skipped() {
     for capture in [Capture::none(), Capture::all(1 << 20), Capture::tail(100)] {
         for reader in WAITED {
-            let harness = pressed(DropOldest, capture);
-            let mut flow = harness.open().await;
+            let recorder = pressed(DropOldest, capture);
+            let mut flow = recorder.open().await;
             let mut reader = reader(&flow.handle);
             let start = Instant::now();
             flow.pass(&chunks(0..100)).await;
@@ -175,21 +152,21 @@ async fn drop_oldest_never_waits_and_says_how_many_were_skipped() {
 #[tokio::test(start_paused = true)]
 async fn reject_ends_the_stream_at_the_limit() {
     for reader in WAITED {
-        let harness = pressed(Reject, Capture::none());
-        let mut flow = harness.open().await;
+        let recorder = pressed(Reject, Capture::none());
+        let mut flow = recorder.open().await;
         let reader = reader(&flow.handle);
         let start = Instant::now();
         flow.pass(&chunks(0..10)).await;
-        fails_of_backpressure(&harness, flow, reader).await;
+        fails_of_backpressure(&recorder, flow, reader).await;
         assert!(start.elapsed() < 100 * MS);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn reject_lets_a_reader_be_that_keeps_below_the_limit() {
+async fn reject_spares_a_reader_below_the_limit() {
     for reader in WAITED {
-        let harness = pressed(Reject, Capture::none());
-        let mut flow = harness.open().await;
+        let recorder = pressed(Reject, Capture::none());
+        let mut flow = recorder.open().await;
         let mut reader = reader(&flow.handle);
         flow.pass(&chunks(0..9)).await;
         for n in 9..100 {
@@ -198,15 +175,15 @@ async fn reject_lets_a_reader_be_that_keeps_below_the_limit() {
         }
         flow.end().await;
         assert_eq!(rest(&mut reader).await.len(), 9);
-        assert_eq!(harness.record().await.outcome(), &Outcome::Completed);
+        assert_eq!(recorder.only().await.outcome(), &Outcome::Completed);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn block_waits_so_long_for_room_and_then_rejects() {
+async fn block_waits_its_time_and_then_rejects() {
     for reader in WAITED {
-        let harness = pressed(Block(30 * MS), Capture::none());
-        let mut flow = harness.open().await;
+        let recorder = pressed(Block(30 * MS), Capture::none());
+        let mut flow = recorder.open().await;
         let reader = reader(&flow.handle);
         let start = Instant::now();
         flow.pass(&chunks(0..10)).await;
@@ -218,15 +195,15 @@ async fn block_waits_so_long_for_room_and_then_rejects() {
         assert!(error.poll().is_pending());
         drop(error);
         assert_eq!(flow.feed.polls(), polls);
-        fails_of_backpressure(&harness, flow, reader).await;
+        fails_of_backpressure(&recorder, flow, reader).await;
         assert!((30 * MS..40 * MS).contains(&start.elapsed()));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn block_fails_after_exactly_its_time() {
-    let harness = pressed(Block(30 * MS), Capture::none());
-    let mut flow = harness.open().await;
+    let recorder = pressed(Block(30 * MS), Capture::none());
+    let mut flow = recorder.open().await;
     let _unread = flow.handle.tap().waited();
     flow.pass(&chunks(0..10)).await;
     let start = Instant::now();
@@ -235,10 +212,10 @@ async fn block_fails_after_exactly_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn block_goes_on_when_there_is_room_in_time_and_each_wait_has_its_own_time() {
+async fn each_blocked_wait_has_its_own_time() {
     for reader in WAITED {
-        let harness = pressed(Block(30 * MS), Capture::none());
-        let mut flow = harness.open().await;
+        let recorder = pressed(Block(30 * MS), Capture::none());
+        let mut flow = recorder.open().await;
         let mut reader = reader(&flow.handle);
         flow.pass(&chunks(0..10)).await;
         for n in 10..20 {
@@ -253,30 +230,30 @@ async fn block_goes_on_when_there_is_room_in_time_and_each_wait_has_its_own_time
         }
         drop(reader);
         flow.end().await;
-        assert_eq!(harness.record().await.outcome(), &Outcome::Completed);
+        assert_eq!(recorder.only().await.outcome(), &Outcome::Completed);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_reader_that_is_waited_for_no_strategy_does_anything() {
+async fn strategies_do_nothing_without_waited_readers() {
     for strategy in ALL {
         for tapped in [false, true] {
-            let harness = pressed(strategy, Capture::none());
-            let mut flow = harness.open().await;
+            let recorder = pressed(strategy, Capture::none());
+            let mut flow = recorder.open().await;
             let _unread = tapped.then(|| (flow.handle.tap(), flow.handle.work_group()));
             let start = Instant::now();
             flow.pass(&chunks(0..500)).await;
             flow.end().await;
             assert!(start.elapsed().is_zero(), "{strategy:?}, tapped: {tapped}");
-            assert_eq!(harness.record().await.outcome(), &Outcome::Completed);
+            assert_eq!(recorder.only().await.outcome(), &Outcome::Completed);
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_slowest_that_is_waited_for_counts_and_no_other() {
-    let harness = pressed(Reject, Capture::none());
-    let mut flow = harness.open().await;
+async fn only_the_slowest_waited_reader_counts() {
+    let recorder = pressed(Reject, Capture::none());
+    let mut flow = recorder.open().await;
     let (mut near, mut far, _not_waited) =
         (flow.handle.tap().waited(), flow.handle.work_group().waited(), flow.handle.tap());
     for n in 0..50 {
@@ -287,17 +264,17 @@ async fn the_slowest_that_is_waited_for_counts_and_no_other() {
         }
     }
     flow.pass(&[chunk(50, 10)]).await;
-    assert_eq!(backpressure(&flow.error().await), (10, 10));
+    assert_eq!(lag_and_limit(&flow.error().await), (10, 10));
 }
 
 /// Whatever was captured before, or went by uncaptured.
 #[tokio::test(start_paused = true)]
-async fn what_was_there_before_the_reader_came_is_no_lag_of_its_own() {
+async fn earlier_chunks_are_not_a_readers_lag() {
     for strategy in ALL {
         for capture in [Capture::all(1 << 20), Capture::head(25), Capture::tail(100), Capture::none()] {
             for reader in WAITED {
-                let harness = pressed(strategy, capture);
-                let mut flow = harness.open().await;
+                let recorder = pressed(strategy, capture);
+                let mut flow = recorder.open().await;
                 flow.pass(&chunks(0..100)).await;
                 let mut reader = reader(&flow.handle);
                 let start = Instant::now();
@@ -309,17 +286,17 @@ async fn what_was_there_before_the_reader_came_is_no_lag_of_its_own() {
                 let latest = numbers(&seen[seen.len() - 5..]);
                 assert_eq!(latest, [100, 101, 102, 103, 104], "{strategy:?} {capture:?}");
                 flow.end().await;
-                assert_eq!(harness.record().await.outcome(), &Outcome::Completed, "{strategy:?} {capture:?}");
+                assert_eq!(recorder.only().await.outcome(), &Outcome::Completed, "{strategy:?} {capture:?}");
             }
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_reader_under_drop_oldest_has_missed_nothing_that_came_before_it() {
+async fn late_reader_under_drop_oldest_missed_nothing() {
     for reader in WAITED {
-        let harness = pressed(DropOldest, Capture::none());
-        let mut flow = harness.open().await;
+        let recorder = pressed(DropOldest, Capture::none());
+        let mut flow = recorder.open().await;
         flow.pass(&chunks(0..100)).await;
         let mut reader = reader(&flow.handle);
         flow.pass(&chunks(100..103)).await;
@@ -329,93 +306,12 @@ async fn a_late_reader_under_drop_oldest_has_missed_nothing_that_came_before_it(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_comes_when_another_is_far_behind_excuses_nobody() {
-    let harness = pressed(Reject, Capture::none());
-    let mut flow = harness.open().await;
+async fn late_reader_excuses_no_slow_one() {
+    let recorder = pressed(Reject, Capture::none());
+    let mut flow = recorder.open().await;
     let _far = flow.handle.tap().waited();
     flow.pass(&chunks(0..9)).await;
     let _late = flow.handle.tap().waited();
     flow.pass(&chunks(9..10)).await;
-    assert_eq!(backpressure(&flow.error().await), (10, 10));
-}
-
-/// A server whose stream a slow reader taps; what it read.
-async fn served(
-    harness: &Harness,
-    options: Options,
-    sent: &[Bytes],
-) -> (crate::support::Server, tokio::sync::oneshot::Receiver<Vec<Bytes>>) {
-    let (done, read) = tokio::sync::oneshot::channel();
-    let done = Arc::new(Mutex::new(Some(done)));
-    let script = sent.iter().fold(body([]), |body, chunk| body.data(chunk.clone()));
-    let service = handler(move |request: Request<Incoming>| {
-        let mut tap = request.extensions().get::<StreamHandle>().unwrap().tap().waited();
-        let done = done.lock().unwrap().take().unwrap();
-        tokio::spawn(async move {
-            let mut seen = Vec::new();
-            while let Some(chunk) = tap.recv().await {
-                seen.push(chunk.bytes);
-                tokio::time::sleep(2 * MS).await;
-            }
-            done.send(seen)
-        });
-        std::future::ready(Ok::<_, BoxError>(Response::new(boxed(script.clone()))))
-    });
-    (serve(options, harness.around(service)).await, read)
-}
-
-#[tokio::test]
-async fn a_slow_reader_slows_a_real_client_and_neither_loses_a_byte() {
-    let sent = chunks(0..100);
-    let whole = sent.concat();
-    for options in [Options::h1(), Options::h2()] {
-        let harness = harness(|layer| layer.buffer_limit(10));
-        let (server, read) = served(&harness, options, &sent).await;
-        let start = Instant::now();
-        let reply = if options.h2 {
-            let mut client = crate::support::H2Client::connect(server.addr).await;
-            let (response, _sending) = client.get();
-            crate::support::client::read_h2(response).await
-        } else {
-            let mut client = RawClient::connect(server.addr).await;
-            client.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
-            let clean = client.read_to_end().await;
-            Reply::of_h1(&client, clean)
-        };
-        // Ninety of the chunks had to wait for the reader.
-        assert!(start.elapsed() >= 90 * 2 * MS, "{:?}", start.elapsed());
-        assert!(!reply.broken);
-        assert!(reply.body == whole);
-        assert!(within("the reader", read).await.unwrap() == sent);
-        assert_eq!(harness.record().await.outcome(), &Outcome::Completed);
-    }
-}
-
-#[tokio::test]
-async fn a_real_client_sees_a_rejected_stream_break_off() {
-    for options in [Options::h1(), Options::h2()] {
-        let harness = harness(|layer| {
-            layer.backpressure(Reject).buffer_limit(10).on_chunk(|_, stream| {
-                // A reader that is never read from, for as long as the stream runs.
-                if stream.metrics().chunks() == 0 {
-                    std::mem::forget(stream.tap().waited());
-                }
-                std::ops::ControlFlow::Continue(())
-            })
-        });
-        let service = harness.around(answers([Response::new(body([]).endless(100))]));
-        let server = serve(options, service).await;
-        let broken = if options.h2 {
-            let mut client = crate::support::H2Client::connect(server.addr).await;
-            let (response, _sending) = client.get();
-            crate::support::client::read_h2(response).await.reset.is_some()
-        } else {
-            let mut client = RawClient::get(server.addr).await;
-            client.read_to_end().await;
-            !client.text().ends_with("0\r\n\r\n")
-        };
-        assert!(broken);
-        let record = harness.record().await;
-        assert_eq!(backpressure(record.outcome().error().unwrap()).1, 10);
-    }
+    assert_eq!(lag_and_limit(&flow.error().await), (10, 10));
 }

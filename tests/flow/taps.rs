@@ -1,20 +1,11 @@
-//! Taps and work groups: what they see, of every capture, from every thread.
-
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+//! Taps: what they see, of every capture, and what they are told that they missed.
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::future::join_all;
-use http::{Request, Response};
-use hyper::body::Incoming;
-use streaming_accumulator::{BoxError, Capture, Outcome, StreamHandle, Tap};
-use tokio::sync::oneshot;
-use tokio_test::task;
+use streaming_accumulator::{Capture, Outcome};
 
-use crate::fixture::{Live, at_hand, chunk, chunks, harness, numbers, rest, take};
-use crate::support::{Gate, H2Client, MockBody, Options, RawClient, body, boxed, handler, serve, within};
+use crate::readers::{at_hand, chunk, chunks, numbers, rest, take};
+use crate::support::{Recorder, within};
 
 /// Chunks of ten bytes each, so that captures in tens of bytes cut none.
 fn tens(numbers: std::ops::Range<u64>) -> Vec<Bytes> {
@@ -31,10 +22,10 @@ const CAPTURES: [(Capture, usize, usize); 5] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_reads_what_is_kept_then_chunks_as_they_come_then_the_end() {
+async fn tap_reads_the_kept_then_the_new() {
     for (capture, head, tail) in CAPTURES {
-        let harness = harness(|layer| layer.capture(capture));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture));
+        let mut flow = recorder.open().await;
         flow.pass(&tens(0..20)).await;
         let mut tap = flow.handle.tap();
         let kept = numbers(&at_hand(&mut tap));
@@ -60,7 +51,7 @@ async fn a_tap_reads_what_is_kept_then_chunks_as_they_come_then_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_from_the_start_sees_each_chunk_whole_whatever_is_captured() {
+async fn early_tap_sees_every_chunk_whole() {
     let sent = chunks(0..200);
     for (capture, _, _) in CAPTURES {
         // A limit that falls on a chunk cuts it in two, so these fall between chunks: there is none.
@@ -68,8 +59,8 @@ async fn a_tap_from_the_start_sees_each_chunk_whole_whatever_is_captured() {
         if capture == Capture::head_tail(50, 50) {
             continue;
         }
-        let harness = harness(|layer| layer.capture(capture));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture));
+        let mut flow = recorder.open().await;
         let mut tap = flow.handle.tap();
         flow.pass(&sent).await;
         flow.end().await;
@@ -79,10 +70,10 @@ async fn a_tap_from_the_start_sees_each_chunk_whole_whatever_is_captured() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_capture_limit_cuts_the_chunk_on_which_it_falls_in_two() {
+async fn capture_limit_splits_its_chunk_for_late_taps() {
     for capture in [Capture::head(15), Capture::all(15), Capture::head_tail(15, 1000)] {
-        let harness = harness(|layer| layer.capture(capture));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture));
+        let mut flow = recorder.open().await;
         let mut tap = flow.handle.tap();
         let sent = tens(0..4);
         flow.pass(&sent).await;
@@ -96,8 +87,8 @@ async fn a_capture_limit_cuts_the_chunk_on_which_it_falls_in_two() {
 
 #[tokio::test(start_paused = true)]
 async fn taps_do_not_see_each_other() {
-    let harness = harness(|layer| layer.capture(Capture::none()));
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()));
+    let mut flow = recorder.open().await;
     let sent = chunks(0..30);
     let mut first = flow.handle.tap();
     flow.pass(&sent[..10]).await;
@@ -116,9 +107,9 @@ async fn taps_do_not_see_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_with_nobody_left_to_read_for_comes_back_where_the_stream_then_is() {
-    let harness = harness(|layer| layer.capture(Capture::none()));
-    let mut flow = harness.open().await;
+async fn new_tap_starts_where_the_stream_is() {
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()));
+    let mut flow = recorder.open().await;
     for round in [0, 20, 40] {
         flow.pass(&chunks(round..round + 10)).await;
         let mut tap = flow.handle.tap();
@@ -130,10 +121,10 @@ async fn a_tap_with_nobody_left_to_read_for_comes_back_where_the_stream_then_is(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_opened_after_the_end_reads_what_is_captured_and_ends() {
+async fn tap_opened_after_the_end_reads_the_capture() {
     for (capture, head, tail) in CAPTURES {
-        let harness = harness(|layer| layer.capture(capture));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture));
+        let mut flow = recorder.open().await;
         flow.pass(&tens(0..30)).await;
         flow.end().await;
         drop(flow.body);
@@ -150,8 +141,8 @@ async fn a_tap_opened_after_the_end_reads_what_is_captured_and_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn chunks_carry_the_time_of_their_arrival() {
-    let harness = harness(|layer| layer);
-    let mut flow = harness.open().await;
+    let recorder = Recorder::with(|layer| layer);
+    let mut flow = recorder.open().await;
     let mut tap = flow.handle.tap();
     flow.pass(&chunks(0..50)).await;
     flow.end().await;
@@ -166,10 +157,10 @@ async fn chunks_carry_the_time_of_their_arrival() {
 
 /// Reads with pauses that let the tap fall behind by different amounts.
 #[tokio::test(start_paused = true)]
-async fn a_slow_tap_is_told_exactly_how_much_it_missed() {
+async fn slow_tap_counts_exactly_what_it_missed() {
     for (capture, _, _) in CAPTURES {
-        let harness = harness(|layer| layer.capture(capture).buffer_limit(16));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture).buffer_limit(16));
+        let mut flow = recorder.open().await;
         let mut tap = flow.handle.tap();
         let (mut seen, mut sent) = (Vec::new(), 0);
         for burst in [3, 10, 40, 200, 1, 500, 17, 16, 300] {
@@ -188,9 +179,9 @@ async fn a_slow_tap_is_told_exactly_how_much_it_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_missed_is_told_with_the_first_chunk_behind_the_gap() {
-    let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(8));
-    let mut flow = harness.open().await;
+async fn first_chunk_after_a_gap_counts_it() {
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()).buffer_limit(8));
+    let mut flow = recorder.open().await;
     let mut tap = flow.handle.tap();
     flow.pass(&chunks(0..3)).await;
     assert_eq!(numbers(&at_hand(&mut tap)), [0, 1, 2]);
@@ -201,10 +192,10 @@ async fn what_was_missed_is_told_with_the_first_chunk_behind_the_gap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_first_read_late_has_missed_what_went_by_since_it_came() {
+async fn tap_first_read_late_counts_what_passed() {
     for capture in [Capture::none(), Capture::tail(100)] {
-        let harness = harness(|layer| layer.capture(capture).buffer_limit(8));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture).buffer_limit(8));
+        let mut flow = recorder.open().await;
         let mut tap = flow.handle.tap();
         flow.pass(&chunks(0..500)).await;
         let next = numbers(&take(&mut tap, 1))[0];
@@ -216,8 +207,8 @@ async fn a_tap_first_read_late_has_missed_what_went_by_since_it_came() {
 #[tokio::test(start_paused = true)]
 async fn lag_counts_what_is_there_and_not_read() {
     for (capture, _, _) in CAPTURES {
-        let harness = harness(|layer| layer.capture(capture));
-        let mut flow = harness.open().await;
+        let recorder = Recorder::with(|layer| layer.capture(capture));
+        let mut flow = recorder.open().await;
         flow.pass(&tens(0..20)).await;
         let mut tap = flow.handle.tap();
         flow.pass(&tens(20..25)).await;
@@ -228,327 +219,32 @@ async fn lag_counts_what_is_there_and_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_tap_delays_nobody_and_holds_a_bounded_part_of_the_stream() {
-    let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(32));
-    let mut flow = harness.open().await;
+async fn idle_tap_delays_nobody_and_holds_little() {
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()).buffer_limit(32));
+    let mut flow = recorder.open().await;
     let dead = flow.handle.tap();
     let start = tokio::time::Instant::now();
     for n in 0..5_000 {
         flow.pass(&[chunk(n, 4096)]).await;
     }
     assert!(start.elapsed().is_zero());
-    let peak = harness.audit().memory_peak();
+    let peak = recorder.audit().memory_peak();
     assert!(peak > 32 * 4096 && peak < 3 * 32 * 4096, "{peak} bytes");
     drop(dead);
     flow.pass(&[chunk(5_000, 4096)]).await;
-    assert_eq!(harness.audit().memory_used(), 0);
+    assert_eq!(recorder.audit().memory_used(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_only_a_tap_held_is_freed_when_stream_and_tap_are_gone() {
-    let harness = harness(|layer| layer.capture(Capture::none()));
-    let mut flow = harness.open().await;
+async fn tap_memory_is_freed_at_the_end() {
+    let recorder = Recorder::with(|layer| layer.capture(Capture::none()));
+    let mut flow = recorder.open().await;
     let mut tap = flow.handle.tap();
     flow.pass(&chunks(0..100)).await;
     flow.end().await;
     assert_eq!(rest(&mut tap).await.len(), 100);
     drop((tap, flow));
-    let record = harness.record().await;
+    let record = recorder.only().await;
     assert!(record.content().is_empty());
-    assert_eq!(harness.audit().memory_used(), 0, "the record captured nothing, and holds nothing");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_tap_dropped_midway_frees_a_body_that_waits_for_it() {
-    for waited in crate::fixture::WAITED {
-        let harness = harness(|layer| layer.buffer_limit(4));
-        let mut flow = harness.open().await;
-        let reader = waited(&flow.handle);
-        let other = waited(&flow.handle);
-        let sent = chunks(0..8);
-        sent.iter().for_each(|chunk| flow.feed.push(chunk.clone()));
-        for chunk in &sent[..4] {
-            assert_eq!(flow.pull().await.unwrap().unwrap(), chunk);
-        }
-        let mut pull = task::spawn(flow.pull());
-        assert!(pull.poll().is_pending());
-        drop(reader);
-        assert!(pull.poll().is_pending(), "there is another");
-        while pull.is_woken() {
-            assert!(pull.poll().is_pending());
-        }
-        drop(other);
-        assert!(pull.is_woken());
-        assert!(pull.poll().is_ready());
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_thousand_taps_see_every_chunk() {
-    let harness = harness(|layer| layer.capture(Capture::none()));
-    let mut flow = harness.open().await;
-    let sent = chunks(0..50);
-    let taps: Vec<_> = (0..1_000)
-        .map(|_| {
-            let tap = flow.handle.tap();
-            tokio::spawn(async move { tap.collect::<Vec<_>>().await })
-        })
-        .collect();
-    for chunk in &sent {
-        flow.pass(std::slice::from_ref(chunk)).await;
-        tokio::task::yield_now().await;
-    }
-    flow.end().await;
-    for seen in within("a thousand taps", join_all(taps)).await {
-        assert!(seen.unwrap() == sent);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_sleeping_tap_is_woken_by_a_chunk_and_by_the_end() {
-    let harness = harness(|layer| layer.capture(Capture::none()));
-    let mut flow = harness.open().await;
-    let mut tap = flow.handle.tap();
-    let mut first = task::spawn(tap.next());
-    while first.is_woken() || first.poll().is_pending() && first.is_woken() {
-        tokio::task::yield_now().await;
-        assert!(first.poll().is_pending());
-    }
-    flow.pass(&[chunk(7, 10)]).await;
-    until_woken(&first).await;
-    assert_eq!(within("the chunk", first).await, Some(chunk(7, 10)));
-
-    let mut last = task::spawn(tap.next());
-    assert!(last.poll().is_pending());
-    flow.end().await;
-    until_woken(&last).await;
-    assert_eq!(within("the end", last).await, None);
-}
-
-/// The relay runs in a task of its own.
-async fn until_woken<T>(task: &task::Spawn<T>) {
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
-    assert!(task.is_woken());
-}
-
-/// Has a body and its readers wait for each other at every chunk: one lost wake-up, and all of them hang.
-fn in_lockstep(
-    readers: Vec<Box<dyn Live>>,
-    mut flow: crate::fixture::Flow,
-    sent: Vec<Bytes>,
-) -> Vec<Vec<Bytes>> {
-    let threads: Vec<_> = readers
-        .into_iter()
-        .map(|mut reader| {
-            std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(within("a reader", async {
-                    let mut seen = Vec::new();
-                    while let Some(chunk) = reader.next().await {
-                        seen.push(chunk);
-                        maybe_yield().await;
-                    }
-                    assert_eq!(reader.outcome(), Some(Outcome::Completed));
-                    assert_eq!(reader.missed(), 0);
-                    seen
-                }))
-            })
-        })
-        .collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(within("the body", async {
-        for chunk in &sent {
-            flow.pass(std::slice::from_ref(chunk)).await;
-            maybe_yield().await;
-        }
-        flow.end().await;
-    }));
-    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-}
-
-async fn maybe_yield() {
-    for _ in 0..fastrand::usize(..3) {
-        tokio::task::yield_now().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_wake_up_is_lost_between_threads() {
-    for capture in [Capture::none(), Capture::all(1 << 24)] {
-        let harness = harness(|layer| layer.capture(capture).buffer_limit(1));
-        let flow = harness.open().await;
-        let readers = (0..3).map(|_| Box::new(flow.handle.tap().waited()) as Box<dyn Live>).collect();
-        let sent = chunks(0..3_000);
-        let expected = sent.clone();
-        let seen = tokio::task::spawn_blocking(move || in_lockstep(readers, flow, sent)).await.unwrap();
-        assert!(seen.iter().all(|seen| *seen == expected));
-    }
-}
-
-/// Opened outside any runtime: then there is no relay, and the body wakes the readers itself.
-#[test]
-fn no_wake_up_is_lost_without_a_relay() {
-    let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(1));
-    let flow = tokio_test::block_on(harness.open());
-    let readers = (0..3).map(|_| Box::new(flow.handle.tap().waited()) as Box<dyn Live>).collect();
-    let sent = chunks(0..3_000);
-    let seen = in_lockstep(readers, flow, sent.clone());
-    assert!(seen.iter().all(|seen| *seen == sent));
-}
-
-#[test]
-fn members_of_a_group_on_threads_take_each_chunk_once() {
-    let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(2));
-    let flow = tokio_test::block_on(harness.open());
-    let group = flow.handle.work_group().waited();
-    let members = (0..3).map(|_| Box::new(group.clone()) as Box<dyn Live>).collect();
-    drop(group);
-    let sent = chunks(0..3_000);
-    let seen = in_lockstep(members, flow, sent.clone());
-    assert!(seen.iter().all(|seen| numbers(seen).is_sorted()));
-    let taken: BTreeSet<_> = seen.iter().flat_map(|seen| numbers(seen)).collect();
-    assert_eq!(taken.len(), sent.len());
-    assert_eq!(seen.iter().map(Vec::len).sum::<usize>(), sent.len());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn taps_that_come_and_go_while_the_body_writes_read_without_holes() {
-    let harness = harness(|layer| layer.capture(Capture::none()).buffer_limit(100_000));
-    let mut flow = harness.open().await;
-    let handle = flow.handle.clone();
-    let comes_and_goes = |handle: StreamHandle| async move {
-        let mut visits = 0;
-        while handle.tap().outcome().is_none() {
-            let mut tap = handle.tap();
-            let seen: Vec<_> = tap.by_ref().take(fastrand::usize(1..20)).collect().await;
-            let seen = numbers(&seen);
-            assert!(seen.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{seen:?}");
-            // The one that the body had in its hands when the tap came.
-            assert!(tap.missed() <= 1);
-            visits += 1;
-            tokio::task::yield_now().await;
-        }
-        visits
-    };
-    let guests: Vec<_> = (0..3).map(|_| tokio::spawn(comes_and_goes(handle.clone()))).collect();
-    let write = tokio::spawn(async move {
-        for n in 0..20_000 {
-            flow.pass(&[chunk(n, 20)]).await;
-            maybe_yield().await;
-        }
-        flow.end().await;
-    });
-    within("the body", write).await.unwrap();
-    for guest in guests {
-        assert!(within("a guest", guest).await.unwrap() > 0);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_group_shares_the_chunks_in_order_and_a_tap_beside_it_sees_all() {
-    let harness = harness(|layer| layer.capture(Capture::none()));
-    let mut flow = harness.open().await;
-    let group = flow.handle.work_group();
-    let mut beside = flow.handle.tap();
-    let taken = Arc::new(Mutex::new(Vec::new()));
-    let members: Vec<_> = (0..4)
-        .map(|_| {
-            let (mut member, taken) = (group.clone(), Arc::clone(&taken));
-            tokio::spawn(async move {
-                let mut own = 0;
-                while let Some(chunk) = member.next().await {
-                    taken.lock().unwrap().push(chunk);
-                    own += 1;
-                    maybe_yield().await;
-                }
-                assert_eq!(member.outcome(), Some(&Outcome::Completed));
-                own
-            })
-        })
-        .collect();
-    let sent = chunks(0..200);
-    for chunk in &sent {
-        flow.pass(std::slice::from_ref(chunk)).await;
-        maybe_yield().await;
-    }
-    flow.end().await;
-    let own: Vec<usize> =
-        within("the group", join_all(members)).await.into_iter().map(Result::unwrap).collect();
-    assert_eq!(own.iter().sum::<usize>(), sent.len());
-    assert!(own.iter().all(|own| *own > 0), "{own:?}");
-    assert_eq!(*taken.lock().unwrap(), sent);
-    assert_eq!(group.missed(), 0);
-    assert_eq!(rest(&mut beside).await, sent);
-}
-
-/// A server whose handler taps its stream, and what the tap will have seen.
-async fn tapped(
-    options: Options,
-    body: MockBody,
-) -> (crate::support::Server, oneshot::Receiver<(Vec<Bytes>, Option<Outcome>)>) {
-    let (seen, see) = oneshot::channel();
-    let once = Arc::new(Mutex::new(Some((seen, body))));
-    let service = handler(move |request: Request<Incoming>| {
-        let (seen, body) = once.lock().unwrap().take().unwrap();
-        let mut tap: Tap = request.extensions().get::<StreamHandle>().unwrap().tap().waited();
-        tokio::spawn(async move {
-            let chunks = rest(&mut tap).await;
-            seen.send((chunks, tap.outcome().cloned()))
-        });
-        std::future::ready(Ok::<_, BoxError>(Response::new(boxed(body))))
-    });
-    let harness = harness(|layer| layer);
-    (serve(options, harness.around(service)).await, see)
-}
-
-#[tokio::test]
-async fn a_tap_ends_cancelled_when_an_http1_client_leaves() {
-    for rst in [false, true] {
-        let gate = Gate::new();
-        let (server, seen) = tapped(Options::h1(), body(["one", "two"]).wait(&gate)).await;
-        let mut client = RawClient::get(server.addr).await;
-        client.read_until("two").await;
-        client.leave(rst).await;
-        let (chunks, outcome) = within("the tap", seen).await.unwrap();
-        assert_eq!(chunks, ["one", "two"]);
-        assert_eq!(outcome, Some(Outcome::Cancelled));
-    }
-}
-
-#[tokio::test]
-async fn a_tap_ends_cancelled_when_an_http2_client_resets_or_leaves() {
-    for reset in [false, true] {
-        let gate = Gate::new();
-        let (server, seen) = tapped(Options::h2(), body(["one", "two"]).wait(&gate)).await;
-        let mut client = H2Client::connect(server.addr).await;
-        let (response, mut sending) = client.get();
-        let mut response = within("the head", response).await.unwrap().into_body();
-        assert_eq!(within("a frame", response.data()).await.unwrap().unwrap(), "one");
-        within("the other frame", response.data()).await;
-        if reset {
-            sending.send_reset(h2::Reason::CANCEL);
-        } else {
-            client.leave();
-        }
-        let (chunks, outcome) = within("the tap", seen).await.unwrap();
-        assert_eq!(chunks, ["one", "two"]);
-        assert_eq!(outcome, Some(Outcome::Cancelled));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stopped_stream_ends_its_taps_though_nobody_polls_its_body() {
-    let harness = harness(|layer| layer);
-    let mut flow = harness.open().await;
-    flow.pass(&chunks(0..3)).await;
-    let reader = tokio::spawn({
-        let tap = flow.handle.tap();
-        async move { tap.collect::<Vec<_>>().await.len() }
-    });
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(flow.handle.cancel());
-    assert_eq!(within("the tap", reader).await.unwrap(), 3);
-    assert_eq!(flow.handle.tap().outcome(), Some(&Outcome::Cancelled));
+    assert_eq!(recorder.audit().memory_used(), 0, "the record captured nothing, and holds nothing");
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::support::{Gateway, PATIENCE, PRICES, need_curl};
+use crate::curl::need_curl;
+use crate::process::{Gateway, PATIENCE, PRICES};
 
 /// The exit code of a script that cannot import the clients.
 const NOT_INSTALLED: i32 = 77;
@@ -130,7 +131,7 @@ async fn usage_that_the_client_did_not_ask_for() {
 }
 
 #[tokio::test]
-async fn usage_that_the_client_did_not_ask_for_in_javascript() {
+async fn unrequested_usage_is_hidden_in_javascript() {
     need_curl!();
     let gateway = Gateway::start(&["--token-interval", "1ms"]).await;
     let Some(seen) = play_node(&gateway, "unasked").await else { return };
@@ -173,7 +174,7 @@ async fn errors_arrive_as_the_clients_own_exceptions() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_stopped_raises_in_the_client() {
+async fn stopped_stream_raises_in_the_client() {
     need_curl!();
     let gateway = Gateway::start(&["--token-interval", "2ms"]).await;
     let Some(seen) = play(&gateway, "stopped").await else { return };

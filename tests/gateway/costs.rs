@@ -36,7 +36,7 @@ fn each_kind_of_token_has_its_price() {
 }
 
 #[test]
-fn parts_of_the_input_without_a_price_cost_what_input_does() {
+fn unpriced_input_parts_cost_what_input_does() {
     let prices = model("input = 2\noutput = 0");
     assert_eq!(prices.cost(Some("m"), &usage(1000, Some(300), Some(100), 5)), Some(2000));
 }
@@ -52,7 +52,7 @@ fn a_sum_is_rounded_once_and_half_up() {
 }
 
 #[test]
-fn parts_that_are_larger_than_the_whole_are_billed_alone() {
+fn parts_beyond_the_whole_are_billed_alone() {
     let prices = model("input = 1\ncached_input = 1\noutput = 0");
     assert_eq!(prices.cost(Some("m"), &usage(7, Some(161), None, 0)), Some(161));
 }
@@ -102,7 +102,7 @@ fn prices_are_taken_from_their_digits() {
 }
 
 #[test]
-fn a_price_that_is_none_is_refused_by_name() {
+fn invalid_price_is_refused_by_name() {
     let wrong = [
         "'-1'",
         "-1",
@@ -128,7 +128,7 @@ fn a_price_that_is_none_is_refused_by_name() {
 }
 
 #[test]
-fn a_table_of_another_form_is_refused_with_the_way_out() {
+fn malformed_table_is_refused_with_advice() {
     assert!(refusal("[models.m]\noutput = 1").starts_with("model \"m\": no input: write input = \"1.25\""));
     assert!(refusal("[models.m]\ninput = 1").starts_with("model \"m\": no output"));
     let dot = refusal("[models.gpt-4.1]\ninput = 1\noutput = 1");

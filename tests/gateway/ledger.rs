@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{ALICE, BOB, Gateway, PATIENCE, Temp, chat, curl, eventually, need_curl};
+use crate::curl::{chat, curl, need_curl};
+use crate::process::{ALICE, BOB, Gateway, PATIENCE, Temp, eventually};
 
 /// A row's columns, in their order: of the first 17 an old ledger is made.
 pub(crate) const ROW_KEYS: [&str; 32] = [
@@ -83,7 +84,7 @@ async fn keys_are_not_stored() {
 }
 
 #[tokio::test]
-async fn an_old_ledger_goes_on_with_nulls_in_its_old_rows() {
+async fn old_ledger_keeps_nulls_in_old_rows() {
     need_curl!();
     let ledger = Temp::new(".sqlite");
     let old = rusqlite::Connection::open(ledger.path()).expect("a ledger can be made");
@@ -122,7 +123,7 @@ async fn an_old_ledger_goes_on_with_nulls_in_its_old_rows() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_is_locked_for_a_while_loses_nothing() {
+async fn briefly_locked_ledger_loses_nothing() {
     need_curl!();
     let gateway = Gateway::start(&["--token-interval", "0ms"]).await;
     let other = rusqlite::Connection::open(gateway.ledger.path()).expect("the ledger opens");

@@ -22,14 +22,18 @@ mod json;
 #[path = "../../examples/gateway/prices.rs"]
 mod prices;
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod clients;
 mod costs;
+mod curl;
 mod fixtures;
 mod ledger;
 mod metering;
+mod process;
 mod rewriting;
 mod shutdown;
 mod startup;
 mod streams;
-mod support;
 mod upstream;

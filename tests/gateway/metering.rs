@@ -6,7 +6,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::support::{ALICE, BOB, Gateway, PATIENCE, PRICES, Temp, chat, curl, need_curl};
+use crate::curl::{chat, curl, need_curl};
+use crate::process::{ALICE, BOB, Gateway, PATIENCE, PRICES, Temp};
 use crate::upstream::{provider, read_request};
 
 const EVENTS: &str =
@@ -47,7 +48,7 @@ fn protocols() -> [(&'static str, Value, &'static str, &'static str); 4] {
 }
 
 #[tokio::test]
-async fn rows_say_what_was_used_and_what_it_costs() {
+async fn rows_have_usage_and_costs() {
     need_curl!();
     let gateway = Gateway::start(&["--token-interval", "1ms", "--prices", PRICES]).await;
     assert!(gateway.banner.contains(&format!("2 from {PRICES}")), "{}", gateway.banner);
@@ -142,7 +143,7 @@ async fn leave_at(gateway: &Gateway, path: &str, key: &str, end: &str) -> String
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_at_the_protocols_own_end_has_it_all() {
+async fn leaving_at_the_protocols_end_completes() {
     need_curl!();
     let chat = "data: {\"object\":\"chat.completion.chunk\",\"model\":\"demo\",\"choices\":[{\"index\":0,\
                 \"delta\":{\"content\":\"hi\"},\"finish_reason\":\"stop\"}],\"usage\":null}\n\n\
@@ -227,7 +228,7 @@ async fn usage_is_asked_for_and_not_passed_on() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_for_usage_gets_it_as_it_comes() {
+async fn requested_usage_passes_unchanged() {
     need_curl!();
     let answer = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n\
                   data: {\"choices\":[{\"index\":0,\"delta\":{}}],\"usage\":null}\n\n\
@@ -265,7 +266,7 @@ async fn swallow() -> (String, JoinHandle<(usize, String)>) {
 }
 
 #[tokio::test]
-async fn a_request_that_is_too_long_to_be_held_passes_as_it_is() {
+async fn overlong_request_passes_unchanged() {
     need_curl!();
     let length = 65 * 1024 * 1024;
     let file = Temp::file(".json", &format!("{{\"stream\":true,\"prompt\":\"{}\"}}", "x".repeat(length)));

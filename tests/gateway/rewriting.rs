@@ -1,12 +1,6 @@
 //! Asking for usage, and hiding what came only because of that.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-
 use axum::body::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
@@ -14,11 +8,13 @@ use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::hiding::{Hidden, Hiding};
 use crate::include_usage::{Hider, LONGEST_EVENT, ask};
+use crate::support::server::BoxError;
+use crate::support::{Feed, Gate, MockBody, body};
 
 const COUNTS: &str = "data: {\"id\":\"1\",\"choices\":[],\"usage\":{\"prompt_tokens\":3}}\n\n";
 
 #[test]
-fn a_stream_that_does_not_ask_is_made_to() {
+fn stream_is_made_to_ask_for_usage() {
     let cases = [
         (r#"{"stream":true}"#, r#"{"stream":true,"stream_options":{"include_usage":true}}"#),
         (
@@ -145,7 +141,7 @@ fn what_is_not_ours_to_hide_passes() {
 }
 
 #[test]
-fn an_event_that_is_too_long_passes_and_the_next_one_does_not() {
+fn overlong_event_passes_the_next_does_not() {
     let long = format!("data: {{\"x\":\"{}\",\"usage\":null}}\n\n", "y".repeat(LONGEST_EVENT));
     let stream = format!("{COUNTS}{long}{COUNTS}data: [DONE]\n\n");
     let expected = format!("{long}data: [DONE]\n\n");
@@ -178,7 +174,7 @@ fn event() -> impl Strategy<Value = (String, String)> {
 
 proptest! {
     #[test]
-    fn any_chunking_passes_what_would_have_come_without_asking(
+    fn chunking_does_not_change_what_passes(
         events in prop::collection::vec(event(), 0..12),
         tail in prop_oneof![Just(""), Just("data: {\"usage\":null}"), Just("data: {")],
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..24),
@@ -204,51 +200,23 @@ proptest! {
     }
 }
 
-/// Yields what it was told to, then waits for ever.
-struct Scripted {
-    steps: VecDeque<Option<Result<Frame<Bytes>, &'static str>>>,
-    alive: Arc<()>,
-}
-
-impl Body for Scripted {
-    type Data = Bytes;
-    type Error = &'static str;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
-        self.steps.pop_front().map_or(Poll::Pending, Poll::Ready)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.steps.is_empty()
-    }
-}
-
-fn data(text: &'static str) -> Option<Result<Frame<Bytes>, &'static str>> {
-    Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))
-}
-
-/// The body, its count, and something that is shared with the inner body while that lives.
-fn hiding(
-    steps: impl IntoIterator<Item = Option<Result<Frame<Bytes>, &'static str>>>,
-) -> (Hiding<Scripted>, Hidden, Arc<()>) {
-    let (hidden, alive) = (Hidden::default(), Arc::new(()));
-    let inner = Scripted { steps: steps.into_iter().collect(), alive: Arc::clone(&alive) };
-    assert_eq!(Arc::strong_count(&inner.alive), 2);
-    (Hiding::new(inner, hidden.clone()), hidden, alive)
+/// The body, and its count.
+fn hiding(inner: MockBody) -> (Hiding<MockBody>, Hidden) {
+    let hidden = Hidden::default();
+    (Hiding::new(inner, hidden.clone()), hidden)
 }
 
 /// The next frame's text.
-fn text(frame: Option<Result<Frame<Bytes>, &'static str>>) -> String {
+fn text(frame: Option<Result<Frame<Bytes>, BoxError>>) -> String {
     let data = frame.expect("a frame").expect("no error").into_data().expect("data");
     String::from_utf8(data.into()).expect("text")
 }
 
 #[test]
 fn whole_events_go_out_at_once() {
-    let (mut body, hidden, _) = hiding([data("data: 1\n\ndata: 2\n"), data(COUNTS), data("da")]);
+    // The inner body says that it is over, and yields nothing more.
+    let inner = body(["data: 1\n\ndata: 2\n", COUNTS, "da"]).wait(&Gate::new()).claims_end_after(3);
+    let (mut body, hidden) = hiding(inner);
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1\n\n");
     // The counts were no event of their own: a line of the event before was open.
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), format!("data: 2\n{COUNTS}"));
@@ -262,7 +230,7 @@ fn whole_events_go_out_at_once() {
 
 #[test]
 fn hidden_events_make_no_frames() {
-    let (mut body, hidden, _) = hiding([data(COUNTS), data(""), data("data: [DONE]\n\n"), None]);
+    let (mut body, hidden) = hiding(body([COUNTS, "", "data: [DONE]\n\n"]).hint(true));
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: [DONE]\n\n");
     assert_eq!(hidden.bytes(), COUNTS.len() as u64);
     assert!(assert_ready!(task::spawn(body.frame()).poll()).is_none());
@@ -270,22 +238,21 @@ fn hidden_events_make_no_frames() {
 }
 
 #[test]
-fn errors_trailers_and_ends_come_after_what_broke_off() {
-    let mut trailers = HeaderMap::new();
-    trailers.insert("x-checksum", "1".parse().expect("a value"));
-    let trailers = Frame::trailers(trailers);
+fn held_bytes_come_before_the_end() {
+    let cut = || body(["data: 1"]).hint(true);
 
-    let (mut body, _, _) = hiding([data("data: 1"), Some(Err("broken"))]);
+    let (mut body, _) = hiding(cut().fails());
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1");
-    assert_eq!(assert_ready!(task::spawn(body.frame()).poll()).expect("an end").expect_err("one"), "broken");
+    let error = assert_ready!(task::spawn(body.frame()).poll()).expect("an end").expect_err("one");
+    assert_eq!(error.to_string(), "scripted error");
 
-    let (mut body, _, _) = hiding([data("data: 1"), Some(Ok(trailers))]);
+    let (mut body, _) = hiding(cut().trailers());
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1");
     assert!(!body.is_end_stream());
     let last = assert_ready!(task::spawn(body.frame()).poll()).expect("a frame").expect("no error");
-    assert_eq!(last.into_trailers().expect("trailers")["x-checksum"], "1");
+    assert_eq!(last.into_trailers().expect("trailers")["x-sum"], "abc");
 
-    let (mut body, hidden, _) = hiding([data("data: 1"), None]);
+    let (mut body, hidden) = hiding(cut());
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1");
     assert!(assert_ready!(task::spawn(body.frame()).poll()).is_none());
     drop(body);
@@ -293,11 +260,14 @@ fn errors_trailers_and_ends_come_after_what_broke_off() {
 }
 
 #[test]
-fn a_body_that_is_dropped_drops_the_inner_one() {
-    let (mut body, hidden, alive) = hiding([data("data: 1\n\n"), data("data: 2")]);
+fn dropping_the_body_drops_the_inner_one() {
+    let feed = Feed::default();
+    feed.push("data: 1\n\n");
+    feed.push("data: 2");
+    let (mut body, hidden) = hiding(feed.body());
     assert_eq!(text(assert_ready!(task::spawn(body.frame()).poll())), "data: 1\n\n");
-    assert_eq!(Arc::strong_count(&alive), 2);
+    assert!(!feed.is_abandoned());
     drop(body);
-    assert_eq!(Arc::strong_count(&alive), 1);
+    assert!(feed.is_abandoned());
     assert_eq!(hidden.bytes(), 0, "the second event was never taken");
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use crate::support::{ALICE, Gateway, chat, curl_command, need_curl, parse};
+use crate::curl::{chat, curl_command, need_curl, parse};
+use crate::process::{ALICE, Gateway};
 
 /// Outcome, `ended_by`, error and bytes of the only row.
 fn only_row(ledger: &Path) -> (String, String, Option<String>, i64) {
@@ -71,8 +72,8 @@ async fn a_second_signal_means_now() {
     gateway.live(2).await;
     gateway.signal("INT").await;
     // Both signals may not be pending at once: the first one is seen when nobody is let in any more.
-    crate::support::eventually("a closed port", crate::support::PATIENCE, async || {
-        (crate::support::curl([gateway.url("/healthz")]).await.exit == Some(7)).then_some(())
+    crate::process::eventually("a closed port", crate::process::PATIENCE, async || {
+        (crate::curl::curl([gateway.url("/healthz")]).await.exit == Some(7)).then_some(())
     })
     .await;
     gateway.signal("INT").await;

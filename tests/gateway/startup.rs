@@ -6,7 +6,8 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::support::{Gateway, PATIENCE, Temp, curl, need_curl, program};
+use crate::curl::{curl, need_curl};
+use crate::process::{Gateway, PATIENCE, Temp, program};
 
 /// Starts a gateway that must fail: its exit code and its message.
 async fn refused<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> (Option<i32>, String) {
@@ -59,7 +60,7 @@ async fn a_bad_key_file_is_exit_code_4() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_cannot_be_opened_is_exit_code_5() {
+async fn unopenable_ledger_is_exit_code_5() {
     let file =
         Temp::file(".sqlite", "this is not a database, and long enough to be seen as such by its header");
     let name = file.path().to_string_lossy().into_owned();
@@ -71,7 +72,7 @@ async fn a_ledger_that_cannot_be_opened_is_exit_code_5() {
 }
 
 #[tokio::test]
-async fn a_replay_folder_that_cannot_be_read_is_exit_code_6() {
+async fn unreadable_replay_folder_is_exit_code_6() {
     let (code, message) = refused(["--replay", "/nowhere/streams"]).await;
     assert_eq!(code, Some(6), "{message}");
     assert!(message.contains("/nowhere/streams"), "{message}");

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::curl::{chat, curl, curl_command, need_curl};
 use crate::ledger::ROW_KEYS;
-use crate::support::{ALICE, BOB, Gateway, chat, curl, curl_command, need_curl};
+use crate::process::{ALICE, BOB, Gateway};
 
 /// Path, request, and how the last event of the stream is known.
 fn protocols(stream: bool) -> Vec<(&'static str, Value, &'static str)> {
@@ -111,7 +112,7 @@ async fn chat_counts_tokens_only_where_asked() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_cancelled_within_a_second() {
+async fn leaving_cancels_within_a_second() {
     need_curl!();
     let gateway = Gateway::start(&["--token-interval", "2ms"]).await;
     let mut client =
@@ -163,7 +164,7 @@ async fn every_http_version_completes_and_cancels() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_head_is_cancelled() {
+async fn leaving_before_the_head_cancels() {
     need_curl!();
     let gateway = Gateway::start(&["--token-interval", "1s"]).await;
     let body = chat(1000).replace("true", "false");

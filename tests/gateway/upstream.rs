@@ -5,7 +5,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::support::{ALICE, BOB, Gateway, chat, curl, need_curl};
+use crate::curl::{chat, curl, need_curl};
+use crate::process::{ALICE, BOB, Gateway};
 
 /// A provider that answers one request with `answer` and hangs up; gives the request back.
 pub(crate) async fn provider(answer: &'static str) -> (String, JoinHandle<String>) {
@@ -128,7 +129,7 @@ async fn all_but_hop_by_hop_headers_pass_through() {
 }
 
 #[tokio::test]
-async fn a_gateway_before_a_gateway_meters_the_same_bytes() {
+async fn chained_gateways_meter_the_same_bytes() {
     need_curl!();
     let provider = Gateway::start(&["--token-interval", "1ms"]).await;
     let gateway = Gateway::start(&["--upstream", &provider.base]).await;
@@ -156,7 +157,7 @@ async fn a_client_that_leaves_cancels_the_upstream_too() {
     let provider = Gateway::start(&["--token-interval", "2ms"]).await;
     let gateway = Gateway::start(&["--upstream", &provider.base]).await;
     let mut client =
-        crate::support::curl_command([&gateway.url("/v1/messages"), "-H", ALICE, "-d", &chat(1_000_000)])
+        crate::curl::curl_command([&gateway.url("/v1/messages"), "-H", ALICE, "-d", &chat(1_000_000)])
             .spawn()
             .expect("curl starts");
     gateway.live(3).await;

@@ -1,12 +1,13 @@
-//! The meters and their decoders, alone: no server, no clock.
+//! Meters: their decoders and protocols alone, without a server or a clock, and meters on streams that go through
+//! the layer.
 
-mod fixtures;
-mod properties;
-mod properties_found;
-mod properties_loose;
-mod properties_meters;
-mod properties_reference;
-mod properties_written;
-mod protocols;
-mod suites;
+#[path = "../support/mod.rs"]
 mod support;
+
+mod properties;
+mod properties_reference;
+mod protocols;
+mod recorded;
+mod recordings;
+mod streams;
+mod suites;

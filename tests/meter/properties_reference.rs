@@ -1,4 +1,4 @@
-//! What the decoders and meters answer, and what they should. The properties and the fuzz targets share it.
+//! What the decoders and meters answer, and what they should. The fuzz targets include this file by its path.
 
 use std::fmt::Debug;
 use std::time::Duration;

@@ -5,7 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use streaming_accumulator::{EventStreamDecoder, EventStreamValue, SseDecoder};
 
-use crate::support::{files, fixtures, json_lines};
+use crate::recordings::{files, fixtures, json_lines};
+use crate::support::rounds;
 
 fn decoded(value: &Value) -> Vec<u8> {
     STANDARD.decode(value.as_str().expect("base64")).expect("base64")
@@ -42,7 +43,8 @@ fn every_case_of_the_event_suites() {
                 assert_eq!(found, (wanted.clone(), retry), "{name}, in its own pieces");
             }
             // Of the longest case every cut would take minutes.
-            for at in 1..input.len().min(if input.len() > 10_000 { 20 } else { 2_000 }) {
+            let most = if input.len() > 10_000 { 20 } else { rounds(500, 2_000) };
+            for at in 1..input.len().min(most) {
                 let (left, right) = input.split_at(at);
                 assert_eq!(sse_events([left, right]), (wanted.clone(), retry), "{name}, cut at {at}");
             }

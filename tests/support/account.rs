@@ -2,11 +2,11 @@
 
 use streaming_accumulator::{EndedBy, Evidence, Outcome, Phase, StreamError, StreamRecord};
 
-pub use streaming_accumulator::EndedBy as By;
+pub(crate) use streaming_accumulator::EndedBy as By;
 
 /// An outcome, without the texts of its error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub(crate) enum What {
     Completed,
     Cancelled,
     Failed(&'static str),
@@ -15,36 +15,36 @@ pub enum What {
 
 /// What a record says of a stream's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Account {
-    pub what: What,
-    pub phase: Phase,
-    pub evidence: Evidence,
-    pub by: EndedBy,
+pub(crate) struct Account {
+    pub(crate) what: What,
+    pub(crate) phase: Phase,
+    pub(crate) evidence: Evidence,
+    pub(crate) by: EndedBy,
     /// Pulled.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// A body that completed. Those without content are never polled, unless a test says so.
-pub fn completed(evidence: Evidence, bytes: u64) -> Account {
+pub(crate) fn completed(evidence: Evidence, bytes: u64) -> Account {
     let unpolled = matches!(evidence, Evidence::Empty | Evidence::NoBody);
     let phase = if unpolled { Phase::BeforeBody } else { Phase::Body };
     Account { what: What::Completed, phase, evidence, by: By::Upstream, bytes }
 }
 
-/// Dropped by whoever polled it, without a sign of completion.
-pub fn cancelled(phase: Phase, bytes: u64) -> Account {
+/// Dropped by its reader, without a sign of completion.
+pub(crate) fn cancelled(phase: Phase, bytes: u64) -> Account {
     Account { what: What::Cancelled, phase, evidence: Evidence::Dropped, by: By::Downstream, bytes }
 }
 
 /// Failed by the inner service or body; `name` is the error's, in snake case.
-pub fn failed(name: &'static str, phase: Phase, evidence: Evidence, bytes: u64) -> Account {
+pub(crate) fn failed(name: &'static str, phase: Phase, evidence: Evidence, bytes: u64) -> Account {
     Account { what: What::Failed(name), phase, evidence, by: By::Upstream, bytes }
 }
 
 // === impl Account ===
 
 impl Account {
-    pub fn of(record: &StreamRecord) -> Self {
+    pub(crate) fn of(record: &StreamRecord) -> Self {
         Self {
             what: What::of(record.outcome()),
             phase: record.phase(),
@@ -54,12 +54,12 @@ impl Account {
         }
     }
 
-    pub fn in_phase(mut self, phase: Phase) -> Self {
+    pub(crate) fn in_phase(mut self, phase: Phase) -> Self {
         self.phase = phase;
         self
     }
 
-    pub fn by(mut self, by: EndedBy) -> Self {
+    pub(crate) fn by(mut self, by: EndedBy) -> Self {
         self.by = by;
         self
     }
@@ -68,7 +68,7 @@ impl Account {
 // === impl What ===
 
 impl What {
-    pub fn of(outcome: &Outcome) -> Self {
+    pub(crate) fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Completed => Self::Completed,
             Outcome::Cancelled => Self::Cancelled,

@@ -12,11 +12,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 
+use super::feed::{Feed, Next};
 use super::server::BoxError;
 
 /// One thing that a body does when it is polled.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     Data(Bytes),
     Trailers(HeaderMap),
     Error,
@@ -25,8 +26,10 @@ pub enum Step {
     Yield,
     /// Pending until the gate is opened.
     Wait(Gate),
-    /// Frames of so many bytes, without end.
+    /// Frames of this many bytes, without end.
     Endless(usize),
+    /// What the test feeds, until it ends the feed.
+    Fed(Feed),
 }
 
 /// When the body reports its end.
@@ -34,13 +37,13 @@ pub enum Step {
 enum Hint {
     Never,
     AtEnd,
-    /// After so many frames, whatever is left: a body that lies.
+    /// After this many frames, whatever is left: a body that lies.
     After(usize),
 }
 
 /// A body that follows a script. It panics if it is polled after its end: nobody may do that.
 #[derive(Clone, Debug)]
-pub struct MockBody {
+pub(crate) struct MockBody {
     steps: VecDeque<Step>,
     hint: Hint,
     size: Option<u64>,
@@ -50,7 +53,7 @@ pub struct MockBody {
 
 /// What a body waits at. Tests see when it is reached, and open it.
 #[derive(Clone, Debug, Default)]
-pub struct Gate(Arc<GateState>);
+pub(crate) struct Gate(Arc<GateState>);
 
 #[derive(Debug, Default)]
 struct GateState {
@@ -60,7 +63,7 @@ struct GateState {
 }
 
 /// A body that yields these frames and ends, of unknown length and without an end hint.
-pub fn body<const N: usize>(frames: [&'static str; N]) -> MockBody {
+pub(crate) fn body<const N: usize>(frames: [&'static str; N]) -> MockBody {
     MockBody {
         steps: frames.map(|frame| Step::Data(Bytes::from_static(frame.as_bytes()))).into(),
         hint: Hint::Never,
@@ -70,7 +73,7 @@ pub fn body<const N: usize>(frames: [&'static str; N]) -> MockBody {
     }
 }
 
-pub fn trailers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+pub(crate) fn trailers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
     let pair = |(name, value): &(&'static str, &'static str)| {
         (HeaderName::from_static(name), HeaderValue::from_static(value))
     };
@@ -80,57 +83,57 @@ pub fn trailers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
 // === impl MockBody ===
 
 impl MockBody {
-    pub fn scripted(steps: impl IntoIterator<Item = Step>) -> Self {
+    pub(crate) fn scripted(steps: impl IntoIterator<Item = Step>) -> Self {
         Self { steps: steps.into_iter().collect(), ..body([]) }
     }
 
-    pub fn then(mut self, step: Step) -> Self {
+    pub(crate) fn then(mut self, step: Step) -> Self {
         self.steps.push_back(step);
         self
     }
 
-    pub fn data(self, data: impl Into<Bytes>) -> Self {
+    pub(crate) fn data(self, data: impl Into<Bytes>) -> Self {
         self.then(Step::Data(data.into()))
     }
 
-    pub fn wait(self, gate: &Gate) -> Self {
+    pub(crate) fn wait(self, gate: &Gate) -> Self {
         self.then(Step::Wait(gate.clone()))
     }
 
-    pub fn yields(self) -> Self {
+    pub(crate) fn yields(self) -> Self {
         self.then(Step::Yield)
     }
 
-    pub fn fails(self) -> Self {
+    pub(crate) fn fails(self) -> Self {
         self.then(Step::Error)
     }
 
-    pub fn panics(self) -> Self {
+    pub(crate) fn panics(self) -> Self {
         self.then(Step::Panic)
     }
 
-    pub fn endless(self, frame: usize) -> Self {
+    pub(crate) fn endless(self, frame: usize) -> Self {
         self.then(Step::Endless(frame))
     }
 
-    pub fn trailers(self) -> Self {
+    pub(crate) fn trailers(self) -> Self {
         self.then(Step::Trailers(trailers(&[("x-sum", "abc")])))
     }
 
     /// Whether it reports its end after its last frame.
-    pub fn hint(mut self, hint: bool) -> Self {
+    pub(crate) fn hint(mut self, hint: bool) -> Self {
         self.hint = if hint { Hint::AtEnd } else { Hint::Never };
         self
     }
 
-    /// Reports its end after so many frames, whatever is left.
-    pub fn claims_end_after(mut self, frames: usize) -> Self {
+    /// Reports its end after `frames` frames, whatever is left.
+    pub(crate) fn claims_end_after(mut self, frames: usize) -> Self {
         self.hint = Hint::After(frames);
         self
     }
 
     /// An exact size hint that is true.
-    pub fn exact(self) -> Self {
+    pub(crate) fn exact(self) -> Self {
         let size = self.steps.iter().map(|step| match step {
             Step::Data(data) => data.len() as u64,
             _ => 0,
@@ -140,7 +143,7 @@ impl MockBody {
     }
 
     /// An exact size hint, true or not.
-    pub fn claims(mut self, size: u64) -> Self {
+    pub(crate) fn claims(mut self, size: u64) -> Self {
         self.size = Some(size);
         self
     }
@@ -167,6 +170,14 @@ impl Body for MockBody {
             }
             self.steps.pop_front();
         }
+        if let Some(Step::Fed(feed)) = self.steps.front() {
+            match feed.poll(cx) {
+                Poll::Ready(Next::Data(data)) => return self.data_frame(data),
+                Poll::Ready(Next::Error) => self.steps[0] = Step::Error,
+                Poll::Ready(Next::End) => drop(self.steps.pop_front()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
         if let Some(Step::Endless(size)) = self.steps.front() {
             let data = Bytes::from(vec![b'x'; *size]);
             return self.data_frame(data);
@@ -187,8 +198,8 @@ impl Body for MockBody {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            // Two gates in a row: the next poll looks at the second one.
-            Some(step @ (Step::Wait(_) | Step::Endless(_))) => {
+            // Behind another gate or a feed: the next poll looks at it.
+            Some(step @ (Step::Wait(_) | Step::Endless(_) | Step::Fed(_))) => {
                 self.steps.push_front(step);
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -216,22 +227,22 @@ impl Body for MockBody {
 // === impl Gate ===
 
 impl Gate {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.0.open.store(true, SeqCst);
         self.0.waker.wake();
     }
 
     /// Waits until somebody waits at the gate, or did.
-    pub async fn reached(&self) {
+    pub(crate) async fn reached(&self) {
         super::within("a gate to be reached", self.0.reached.notified()).await;
     }
 
     /// Waits until it is open.
-    pub async fn passed(&self) {
+    pub(crate) async fn passed(&self) {
         std::future::poll_fn(|cx| if self.poll(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 

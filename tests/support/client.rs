@@ -12,61 +12,61 @@ use tokio::task::JoinHandle;
 use super::within;
 
 /// A TCP connection that speaks HTTP/1 by hand.
-pub struct RawClient {
+pub(crate) struct RawClient {
     stream: TcpStream,
-    pub received: Vec<u8>,
+    pub(crate) received: Vec<u8>,
 }
 
 /// An HTTP/2 connection, driven by a task of its own.
-pub struct H2Client {
-    pub requests: SendRequest<Bytes>,
-    pub connection: JoinHandle<Result<(), h2::Error>>,
-    pub pings: h2::PingPong,
+pub(crate) struct H2Client {
+    pub(crate) requests: SendRequest<Bytes>,
+    pub(crate) connection: JoinHandle<Result<(), h2::Error>>,
+    pub(crate) pings: h2::PingPong,
 }
 
 /// All that a client saw of a response.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// HTTP/1: every byte.
-    pub raw: Bytes,
+    pub(crate) raw: Bytes,
     /// HTTP/2: the rest.
-    pub status: Option<StatusCode>,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
     /// The sizes of the DATA frames.
-    pub frames: Vec<usize>,
-    pub trailers: Option<HeaderMap>,
-    pub reset: Option<h2::Reason>,
+    pub(crate) frames: Vec<usize>,
+    pub(crate) trailers: Option<HeaderMap>,
+    pub(crate) reset: Option<h2::Reason>,
     /// The connection or the stream did not end in order.
-    pub broken: bool,
+    pub(crate) broken: bool,
 }
 
 // === impl RawClient ===
 
 impl RawClient {
-    pub async fn connect(addr: SocketAddr) -> Self {
+    pub(crate) async fn connect(addr: SocketAddr) -> Self {
         Self { stream: TcpStream::connect(addr).await.unwrap(), received: Vec::new() }
     }
 
     /// With a small receive buffer.
-    pub async fn connect_small(addr: SocketAddr) -> Self {
+    pub(crate) async fn connect_small(addr: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         Self { stream: socket.connect(addr).await.unwrap(), received: Vec::new() }
     }
 
-    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
-    pub async fn get(addr: SocketAddr) -> Self {
+    pub(crate) async fn get(addr: SocketAddr) -> Self {
         let mut client = Self::connect(addr).await;
         client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
         client
     }
 
     /// Reads until `needle` was seen.
-    pub async fn read_until(&mut self, needle: &str) {
+    pub(crate) async fn read_until(&mut self, needle: &str) {
         let read = async {
             let needle = needle.as_bytes();
             while !self.received.windows(needle.len()).any(|window| window == needle) {
@@ -78,7 +78,7 @@ impl RawClient {
     }
 
     /// As [`read_until`](Self::read_until); false if the server closed before.
-    pub async fn try_read_until(&mut self, needle: &str) -> bool {
+    pub(crate) async fn try_read_until(&mut self, needle: &str) -> bool {
         let read = async {
             while !self.text().contains(needle) {
                 if !matches!(self.stream.read_buf(&mut self.received).await, Ok(1..)) {
@@ -90,8 +90,8 @@ impl RawClient {
         within(needle, read).await
     }
 
-    /// Reads at least so many bytes; false if the server closed before.
-    pub async fn try_read_bytes(&mut self, bytes: usize) -> bool {
+    /// Reads at least `bytes` bytes; false if the server closed before.
+    pub(crate) async fn try_read_bytes(&mut self, bytes: usize) -> bool {
         let read = async {
             while self.received.len() < bytes {
                 if !matches!(self.stream.read_buf(&mut self.received).await, Ok(1..)) {
@@ -103,8 +103,8 @@ impl RawClient {
         within("bytes", read).await
     }
 
-    /// Reads at least so many bytes.
-    pub async fn read_bytes(&mut self, bytes: usize) {
+    /// Reads at least `bytes` bytes.
+    pub(crate) async fn read_bytes(&mut self, bytes: usize) {
         let read = async {
             while self.received.len() < bytes {
                 assert!(self.stream.read_buf(&mut self.received).await.unwrap() > 0, "{}", self.text());
@@ -114,32 +114,32 @@ impl RawClient {
     }
 
     /// Reads until the server closes; true if it closed in order.
-    pub async fn read_to_end(&mut self) -> bool {
+    pub(crate) async fn read_to_end(&mut self) -> bool {
         within("the end of the connection", self.stream.read_to_end(&mut self.received)).await.is_ok()
     }
 
     /// Closes the sending side and stays to read.
-    pub async fn half_close(&mut self) {
+    pub(crate) async fn half_close(&mut self) {
         self.stream.shutdown().await.unwrap();
     }
 
     /// Sends FIN and is gone.
-    pub async fn fin(mut self) {
+    pub(crate) async fn fin(mut self) {
         self.half_close().await;
     }
 
     /// Sends RST.
-    pub fn rst(self) {
+    pub(crate) fn rst(self) {
         self.stream.set_zero_linger().unwrap();
     }
 
     /// FIN or RST.
-    pub async fn leave(self, rst: bool) {
+    pub(crate) async fn leave(self, rst: bool) {
         if rst { self.rst() } else { self.fin().await }
     }
 
     /// As [`leave`](Self::leave), from a connection that the server may have closed.
-    pub async fn leave_if_it_can(mut self, rst: bool) {
+    pub(crate) async fn leave_if_it_can(mut self, rst: bool) {
         if rst {
             let _ = self.stream.set_zero_linger();
         } else {
@@ -147,7 +147,7 @@ impl RawClient {
         }
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.received).into_owned()
     }
 }
@@ -155,16 +155,16 @@ impl RawClient {
 // === impl H2Client ===
 
 impl H2Client {
-    pub async fn connect(addr: SocketAddr) -> Self {
+    pub(crate) async fn connect(addr: SocketAddr) -> Self {
         Self::build(&h2::client::Builder::new(), addr, false).await
     }
 
     /// A client whose socket sends RST when the connection task is aborted.
-    pub async fn connect_abrupt(addr: SocketAddr) -> Self {
+    pub(crate) async fn connect_abrupt(addr: SocketAddr) -> Self {
         Self::build(&h2::client::Builder::new(), addr, true).await
     }
 
-    pub async fn build(builder: &h2::client::Builder, addr: SocketAddr, rst: bool) -> Self {
+    pub(crate) async fn build(builder: &h2::client::Builder, addr: SocketAddr, rst: bool) -> Self {
         let stream = TcpStream::connect(addr).await.unwrap();
         stream.set_nodelay(true).unwrap();
         if rst {
@@ -175,27 +175,27 @@ impl H2Client {
         Self { requests, connection: tokio::spawn(connection), pings }
     }
 
-    pub fn send(&mut self, request: Request<()>) -> (ResponseFuture, h2::SendStream<Bytes>) {
+    pub(crate) fn send(&mut self, request: Request<()>) -> (ResponseFuture, h2::SendStream<Bytes>) {
         self.requests.send_request(request, true).unwrap()
     }
 
-    pub fn get(&mut self) -> (ResponseFuture, h2::SendStream<Bytes>) {
+    pub(crate) fn get(&mut self) -> (ResponseFuture, h2::SendStream<Bytes>) {
         self.send(Request::get("http://a/").body(()).unwrap())
     }
 
     /// The server has seen everything that was sent before.
-    pub async fn round_trip(&mut self) {
+    pub(crate) async fn round_trip(&mut self) {
         within("a pong", self.pings.ping(h2::Ping::opaque())).await.unwrap();
     }
 
     /// Takes the socket away: FIN, or RST if it was made so.
-    pub fn leave(self) {
+    pub(crate) fn leave(self) {
         self.connection.abort();
     }
 }
 
 /// Reads a whole response.
-pub async fn read_h2(response: ResponseFuture) -> Reply {
+pub(crate) async fn read_h2(response: ResponseFuture) -> Reply {
     let mut reply = Reply::default();
     if let Err(error) = within("an HTTP/2 response", read_into(response, &mut reply)).await {
         reply.reset = error.reason();
@@ -223,7 +223,7 @@ async fn read_into(response: ResponseFuture, reply: &mut Reply) -> Result<(), h2
 // === impl Reply ===
 
 impl Reply {
-    pub fn of_h1(client: &RawClient, clean: bool) -> Self {
+    pub(crate) fn of_h1(client: &RawClient, clean: bool) -> Self {
         let raw = Bytes::copy_from_slice(&client.received);
         let start = client.received.windows(4).position(|window| window == b"\r\n\r\n");
         let mut body = start.map_or(Bytes::new(), |start| raw.slice(start + 4..));
@@ -234,7 +234,7 @@ impl Reply {
     }
 
     /// HTTP/1: head and body, as text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.raw).into_owned()
     }
 }

@@ -15,18 +15,18 @@ use super::server::{Options, Server, answers, serve};
 
 /// What is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proto {
+pub(crate) enum Proto {
     /// HTTP/1.0 without keep-alive.
     H10,
     H11,
     H2,
 }
 
-pub use Proto::*;
+pub(crate) use Proto::*;
 
 /// One request and its scripted response.
 #[derive(Clone, Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     proto: Proto,
     method: Method,
     request: Vec<(&'static str, &'static str)>,
@@ -35,36 +35,36 @@ pub struct Exchange {
     body: MockBody,
 }
 
-pub fn exchange(proto: Proto, body: MockBody) -> Exchange {
+pub(crate) fn exchange(proto: Proto, body: MockBody) -> Exchange {
     Exchange { proto, method: Method::GET, request: vec![], status: StatusCode::OK, response: vec![], body }
 }
 
 // === impl Exchange ===
 
 impl Exchange {
-    pub fn method(mut self, method: Method) -> Self {
+    pub(crate) fn method(mut self, method: Method) -> Self {
         self.method = method;
         self
     }
 
-    pub fn status(mut self, status: u16) -> Self {
+    pub(crate) fn status(mut self, status: u16) -> Self {
         self.status = StatusCode::from_u16(status).unwrap();
         self
     }
 
     /// A header of the request.
-    pub fn asks(mut self, name: &'static str, value: &'static str) -> Self {
+    pub(crate) fn asks(mut self, name: &'static str, value: &'static str) -> Self {
         self.request.push((name, value));
         self
     }
 
     /// A header of the response.
-    pub fn header(mut self, name: &'static str, value: &'static str) -> Self {
+    pub(crate) fn header(mut self, name: &'static str, value: &'static str) -> Self {
         self.response.push((name, value));
         self
     }
 
-    pub fn response(&self) -> Response<MockBody> {
+    pub(crate) fn response(&self) -> Response<MockBody> {
         let mut response = Response::new(self.body.clone());
         *response.status_mut() = self.status;
         for (name, value) in &self.response {
@@ -73,12 +73,12 @@ impl Exchange {
         response
     }
 
-    pub fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         Options { h2: self.proto == H2, ..Options::default() }
     }
 
     /// Sends the request to a server that is there, and reads the reply.
-    pub async fn ask(&self, server: &Server) -> Reply {
+    pub(crate) async fn ask(&self, server: &Server) -> Reply {
         match self.proto {
             H2 => {
                 let mut client = H2Client::connect(server.addr).await;
@@ -112,12 +112,12 @@ impl Exchange {
     }
 
     /// The exchange through the layer: what the client saw, and the one record.
-    pub async fn run(&self) -> (Reply, Arc<StreamRecord>) {
+    pub(crate) async fn run(&self) -> (Reply, Arc<StreamRecord>) {
         self.run_through(Recorder::new()).await
     }
 
     /// As [`run`](Self::run), through a layer of the test's own.
-    pub async fn run_through<R>(&self, recorder: Recorder<R>) -> (Reply, Arc<StreamRecord>)
+    pub(crate) async fn run_through<R>(&self, recorder: Recorder<(), R>) -> (Reply, Arc<StreamRecord>)
     where
         R: MapRequest<Incoming, Body: Send>,
     {
@@ -127,20 +127,20 @@ impl Exchange {
     }
 
     /// The exchange without the layer.
-    pub async fn run_bare(&self) -> Reply {
+    pub(crate) async fn run_bare(&self) -> Reply {
         let server = serve(self.options(), answers([self.response()])).await;
         self.ask(&server).await
     }
 
     /// The exchange through the layer, whose record must say this.
-    pub async fn expect(&self, account: Account) -> Reply {
+    pub(crate) async fn expect(&self, account: Account) -> Reply {
         let (reply, record) = self.run().await;
         assert_eq!(Account::of(&record), account, "{self:?}");
         reply
     }
 
     /// As [`expect`](Self::expect), for a client that must have got exactly this body.
-    pub async fn delivers(&self, body: &'static str, account: Account) -> Reply {
+    pub(crate) async fn delivers(&self, body: &'static str, account: Account) -> Reply {
         let reply = self.expect(account).await;
         assert_eq!(reply.body, Bytes::from_static(body.as_bytes()), "{self:?}");
         reply

@@ -1,30 +1,49 @@
-//! What the integration tests share: scripted bodies, a hook that records, servers and raw clients on
-//! loopback. Nothing here sleeps to wait for something: gates and deadlines only.
+//! What the integration tests share: a scripted body, a collector of records, a server and raw clients on
+//! loopback. Tests wait at gates and until conditions hold, never for a guessed time.
 
-// Each test binary uses a part of this, and none of it is a public API.
-#![allow(dead_code, unreachable_pub, unused_imports)]
+// Each test binary uses a part of this.
+#![allow(dead_code)]
 
-pub mod account;
-pub mod body;
-pub mod client;
-pub mod exchange;
-pub mod recorder;
-pub mod server;
+pub(crate) mod account;
+pub(crate) mod body;
+pub(crate) mod client;
+pub(crate) mod exchange;
+pub(crate) mod feed;
+pub(crate) mod flow;
+pub(crate) mod recorder;
+pub(crate) mod records;
+pub(crate) mod server;
 
-pub use self::account::{Account, By, What, cancelled, completed, failed};
-pub use self::body::{Gate, MockBody, body, trailers};
-pub use self::client::{H2Client, RawClient, Reply};
-pub use self::exchange::{Exchange, Proto, exchange};
-pub use self::recorder::Recorder;
-pub use self::server::{Options, Script, Server, TestBody, answers, boxed, handler, serve, serve_on};
+#[allow(unused_imports)]
+pub(crate) use self::{
+    account::{Account, By, What, cancelled, completed, failed},
+    body::{Gate, MockBody, body, trailers},
+    client::{H2Client, RawClient, Reply, read_h2},
+    exchange::{Exchange, Proto, exchange},
+    feed::Feed,
+    flow::{Flow, complete, next, open, settled},
+    recorder::Recorder,
+    records::Records,
+    server::{Options, Script, Server, TestBody, answers, boxed, handler, serve, serve_on},
+};
 
 use std::time::Duration;
 
 /// Longer than anything here takes on a loaded machine: only a hang meets it.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How often a test repeats itself: `few` times by default, `many` times with `THOROUGH=1` in the environment.
+pub(crate) fn rounds(few: usize, many: usize) -> usize {
+    if is_thorough() { many } else { few }
+}
+
+/// Whether `THOROUGH` is set: tests then try all that they can rather than a part of it.
+pub(crate) fn is_thorough() -> bool {
+    std::env::var_os("THOROUGH").is_some()
+}
 
 /// The result of `future`, or a panic that names what was waited for.
-pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
+pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(output) => output,
         Err(_) => panic!("waited in vain for {what}"),
@@ -32,7 +51,7 @@ pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
 }
 
 /// Polls `condition` until it holds.
-pub async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
     let poll = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(1)).await;

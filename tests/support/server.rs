@@ -24,25 +24,25 @@ use tower::Service;
 
 use super::body::MockBody;
 
-pub use streaming_accumulator::BoxError;
+pub(crate) use streaming_accumulator::BoxError;
 
 /// Any body; boxing hides neither the size hint nor the end hint.
-pub type TestBody = UnsyncBoxBody<Bytes, BoxError>;
+pub(crate) type TestBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// How a server behaves.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
-    pub h2: bool,
-    pub half_close: bool,
+pub(crate) struct Options {
+    pub(crate) h2: bool,
+    pub(crate) half_close: bool,
     /// Through hyper-util's tower adapter: it calls the service when the future is first polled.
-    pub adapter: bool,
+    pub(crate) adapter: bool,
     /// HTTP/2 pings after so much silence, and gives up after as much again.
-    pub pings: Option<Duration>,
+    pub(crate) pings: Option<Duration>,
 }
 
 /// A running server. Dropping it stops the listener; connections live on.
-pub struct Server {
-    pub addr: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
     graceful: watch::Sender<bool>,
     connections: Arc<Mutex<Vec<AbortHandle>>>,
     listener: AbortHandle,
@@ -50,16 +50,16 @@ pub struct Server {
 
 /// A service that gives these answers in turn, and counts its calls.
 #[derive(Clone)]
-pub struct Script {
+pub(crate) struct Script {
     answers: Arc<Mutex<VecDeque<Response<MockBody>>>>,
     calls: Arc<AtomicU64>,
 }
 
-pub fn answers(answers: impl IntoIterator<Item = Response<MockBody>>) -> Script {
+pub(crate) fn answers(answers: impl IntoIterator<Item = Response<MockBody>>) -> Script {
     Script { answers: Arc::new(Mutex::new(answers.into_iter().collect())), calls: Arc::default() }
 }
 
-pub fn boxed<B>(body: B) -> TestBody
+pub(crate) fn boxed<B>(body: B) -> TestBody
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
@@ -67,7 +67,7 @@ where
 }
 
 /// A service from a closure.
-pub fn handler<T, F>(
+pub(crate) fn handler<T, F>(
     f: impl Fn(Request<T>) -> F + Clone,
 ) -> tower::util::ServiceFn<impl Fn(Request<T>) -> F + Clone>
 where
@@ -77,7 +77,7 @@ where
 }
 
 /// Serves `service` on loopback.
-pub async fn serve<S, B>(options: Options, service: S) -> Server
+pub(crate) async fn serve<S, B>(options: Options, service: S) -> Server
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -88,8 +88,8 @@ where
     serve_on(listener, options, service)
 }
 
-/// Serves `service` to whoever connects to `listener`, or did before.
-pub fn serve_on<S, B>(listener: TcpListener, options: Options, service: S) -> Server
+/// Serves `service` to clients that connect to `listener`, or did before.
+pub(crate) fn serve_on<S, B>(listener: TcpListener, options: Options, service: S) -> Server
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -161,11 +161,11 @@ async fn connection<S, B>(
 // === impl Options ===
 
 impl Options {
-    pub fn h1() -> Self {
+    pub(crate) fn h1() -> Self {
         Self::default()
     }
 
-    pub fn h2() -> Self {
+    pub(crate) fn h2() -> Self {
         Self { h2: true, ..Self::default() }
     }
 }
@@ -174,12 +174,12 @@ impl Options {
 
 impl Server {
     /// Lets every connection finish what it does.
-    pub fn shut_down_gracefully(&self) {
+    pub(crate) fn shut_down_gracefully(&self) {
         self.graceful.send_replace(true);
     }
 
     /// Waits until there were connections, and all are over.
-    pub async fn all_closed(&self) {
+    pub(crate) async fn all_closed(&self) {
         let closed = || {
             let connections = self.connections.lock().unwrap();
             !connections.is_empty() && connections.iter().all(AbortHandle::is_finished)
@@ -187,7 +187,7 @@ impl Server {
         super::until("the connections to close", closed).await;
     }
 
-    pub fn abort_connections(&self) {
+    pub(crate) fn abort_connections(&self) {
         for connection in self.connections.lock().unwrap().iter() {
             connection.abort();
         }
@@ -203,7 +203,7 @@ impl Drop for Server {
 // === impl Script ===
 
 impl Script {
-    pub fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.calls.load(SeqCst)
     }
 }

@@ -33,7 +33,7 @@ fn delta(reason: &str, usage: &str) -> String {
 }
 
 #[test]
-fn an_error_midway_is_kept_and_what_was_reported_stands() {
+fn error_midway_keeps_what_was_reported() {
     let (report, usage) = named(&[START, BLOCK, HELLO, OVERLOADED]).completed().read();
     assert_eq!(error(&report), Some((Some("overloaded_error"), "Overloaded")));
     assert_eq!(report.text.as_deref(), Some("Hello"));
@@ -43,7 +43,7 @@ fn an_error_midway_is_kept_and_what_was_reported_stands() {
 }
 
 #[test]
-fn an_error_before_the_message_needs_the_path_for_its_protocol() {
+fn early_error_takes_its_protocol_from_the_path() {
     let (report, usage) = named(&[OVERLOADED]).at("/v1/messages").completed().read();
     assert_eq!(error(&report), Some((Some("overloaded_error"), "Overloaded")));
     assert_eq!(protocol(&report), Some("anthropic_messages"));
@@ -64,7 +64,7 @@ fn an_error_without_a_type_is_one() {
 }
 
 #[test]
-fn a_plain_error_in_place_of_the_stream_is_one() {
+fn plain_error_replaces_the_stream() {
     for content_type in ["application/json", "text/event-stream"] {
         let answer = json(OVERLOADED).typed(Some(content_type)).at("/v1/messages");
         let (report, _) = answer.completed().read();
@@ -132,7 +132,7 @@ fn of_several_deltas_the_last_one_counts() {
 }
 
 #[test]
-fn a_delta_without_usage_makes_no_preliminary_count_final() {
+fn delta_without_usage_leaves_counts_preliminary() {
     let reason = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#;
     let (report, usage) = named(&[START, HELLO, reason]).completed().read();
     assert_eq!((report.finish_reason(), usage.basis), (Some("end_turn"), UsageBasis::Partial));
@@ -144,7 +144,7 @@ fn a_delta_without_usage_makes_no_preliminary_count_final() {
 }
 
 #[test]
-fn server_tools_add_no_text_and_their_counts_replace_the_first_ones() {
+fn server_tools_replace_counts_and_add_no_text() {
     let tool = r#"{"type":"content_block_start","index":1,"content_block":{"type":"server_tool_use","id":"srvtoolu_1","name":"web_search","input":{}}}"#;
     let query = r#"{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"{\"query\":\"text\"}"}}"#;
     let result = r#"{"type":"content_block_start","index":2,"content_block":{"type":"web_search_tool_result","tool_use_id":"srvtoolu_1","content":[{"type":"web_search_result","title":"T","url":"https://x","encrypted_content":"E"}]}}"#;
@@ -237,7 +237,7 @@ fn trailing_blanks_are_padding() {
 }
 
 #[test]
-fn the_last_event_counts_without_its_blank_line_if_it_is_whole() {
+fn whole_last_event_counts_without_blank_line() {
     let end = delta(r#""end_turn""#, r#"{"output_tokens":5}"#);
     for cut in [1, 2] {
         let (report, _) = named(&[START, HELLO, &end, STOP]).cut_by(cut).read();

@@ -7,7 +7,7 @@ use streaming_accumulator::{Incomplete, LlmReport, MeterSet, UsageBasis};
 use super::frames::{event, stream, wrapped};
 use super::{Answer, counts, events, json, lines};
 
-/// What is found after so many of the events, if the body was cut there, and if it ended there.
+/// What is found after a number of the events, if the body was cut there, and if it ended there.
 fn stages(parts: &[&str], make: impl Fn(&[&str]) -> Answer) -> Vec<(UsageBasis, UsageBasis, Option<bool>)> {
     let stage = |count: usize| {
         let answer = make(&parts[..count]);
@@ -37,7 +37,7 @@ fn chat_reports_at_its_end_only() {
 }
 
 #[test]
-fn chat_with_usage_in_every_chunk_is_partial_until_it_finishes() {
+fn chat_usage_is_partial_until_it_finishes() {
     let parts = [
         r#"{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"a"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#,
         r#"{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#,
@@ -47,7 +47,7 @@ fn chat_with_usage_in_every_chunk_is_partial_until_it_finishes() {
 
 /// vLLM with `n` and `continuous_usage_stats`: the counts of a choice that has ended are not the last ones.
 #[test]
-fn chat_with_several_choices_is_partial_until_all_have_finished() {
+fn chat_is_partial_until_all_choices_finish() {
     let parts = [
         r#"{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant"}}],"usage":{"prompt_tokens":1,"completion_tokens":0}}"#,
         r#"{"object":"chat.completion.chunk","choices":[{"index":1,"delta":{"role":"assistant"}}],"usage":{"prompt_tokens":1,"completion_tokens":0}}"#,
@@ -163,7 +163,7 @@ fn cohere_and_ollama_report_in_their_last_event() {
 
 /// What is longer than a meter buffers ends its reading: what was read before stands, and what follows is not guessed.
 #[test]
-fn too_long_an_event_leaves_what_was_before_it() {
+fn overlong_event_keeps_what_was_before() {
     let long = "x".repeat(3_000);
     let start =
         r#"{"type":"message_start","message":{"model":"m","usage":{"input_tokens":9,"output_tokens":1}}}"#;

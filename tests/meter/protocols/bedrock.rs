@@ -71,7 +71,7 @@ fn an_exception_midway_is_an_error() {
 }
 
 #[test]
-fn an_exception_alone_has_the_protocol_of_its_path() {
+fn lone_exception_takes_its_protocol_from_the_path() {
     let (report, _) = stream(&[exception("validationException", r#"{"message":"bad"}"#)]).at(PATH).read();
     assert_eq!(error(&report), Some((Some("validationException"), "bad")));
     assert_eq!((protocol(&report), report.terminated), (Some("bedrock_converse"), Some(false)));
@@ -91,7 +91,7 @@ fn an_error_message_carries_itself_in_its_headers() {
 }
 
 #[test]
-fn a_broken_checksum_stops_the_reading_and_what_was_read_stands() {
+fn broken_checksum_stops_the_reading() {
     let mut broken = text("lost");
     let place = broken.len() - 10;
     broken[place] ^= 1;
@@ -102,7 +102,7 @@ fn a_broken_checksum_stops_the_reading_and_what_was_read_stands() {
 }
 
 #[test]
-fn a_cut_before_the_metadata_loses_the_counts_only() {
+fn cut_before_the_metadata_loses_only_counts() {
     let (report, usage) = stream(&[start(), text("Hi"), stop("max_tokens")]).read();
     assert_eq!((report.finish_reason(), report.terminated), (Some("max_tokens"), Some(false)));
     assert_eq!((usage.basis, counts(&usage)), (UsageBasis::Absent, [None; 6]));
@@ -159,7 +159,7 @@ fn a_whole_answer_is_read() {
 }
 
 #[test]
-fn the_model_stands_in_the_path_encoded_or_not() {
+fn model_is_read_from_the_path() {
     let arn = "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-3-5-sonnet-20240620-v1:0";
     for uri in [
         "/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3Ainference-profile%2Fus.anthropic.claude-3-5-sonnet-20240620-v1%3A0/converse-stream",

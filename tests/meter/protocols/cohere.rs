@@ -14,7 +14,7 @@ fn text(text: &str) -> String {
 const END: &str = r#"{"type":"message-end","delta":{"finish_reason":"COMPLETE","usage":{"billed_units":{"input_tokens":265,"output_tokens":9},"tokens":{"input_tokens":502,"output_tokens":11,"reasoning_tokens":3},"cached_tokens":16}}}"#;
 
 #[test]
-fn tokens_are_the_counts_and_the_raw_object_has_what_is_billed() {
+fn tokens_are_counts_and_raw_has_the_billed() {
     let (report, usage) = events([START, &text("Hel"), &text("lo"), END, "[DONE]"]).read();
     assert_eq!((report.text.as_deref(), report.finish_reason()), (Some("Hello"), Some("COMPLETE")));
     assert_eq!(counts(&usage), [Some(502), Some(11), Some(16), None, Some(3), Some(513)]);
@@ -108,7 +108,7 @@ fn version_1_fails_at_its_end() {
 }
 
 #[test]
-fn calls_and_searches_of_version_1_are_no_text() {
+fn version_1_calls_and_searches_add_no_text() {
     let all = [
         V1_START,
         r#"{"is_finished":false,"event_type":"search-queries-generation","search_queries":[{"text":"no","generation_id":"g"}]}"#,

@@ -101,7 +101,7 @@ fn groqs_error_has_a_name_of_its_own() {
 }
 
 #[test]
-fn an_event_that_is_called_an_error_is_one() {
+fn event_named_error_is_an_error() {
     let sent = |data: &str| events([content("a", "")]).then(format!("event: error\ndata: {data}\n\n"));
     assert_eq!(error(&sent("upstream timed out").read().0), Some((None, "upstream timed out")));
     let (report, _) = sent(r#"{"code":504,"message":"upstream timed out"}"#).read();
@@ -188,7 +188,7 @@ fn moonshot_reports_in_the_choice() {
 }
 
 #[test]
-fn mistral_is_told_by_its_ids_and_by_what_it_does_not_send() {
+fn mistral_is_detected_by_ids_and_omissions() {
     let id = "0123456789abcdef0123456789abcdef";
     let first = |rest: &str| {
         let text = r#"{"index":0,"delta":{"role":"assistant","content":"a"},"finish_reason":null"#;

@@ -71,7 +71,7 @@ fn the_first_event_tells_whatever_the_type() {
 }
 
 #[test]
-fn what_comes_before_the_first_event_does_not_matter() {
+fn bytes_before_the_first_event_are_ignored() {
     for (wanted, data) in FIRST {
         for before in
             ["\u{FEFF}", "\n\n", "\r\n\r\n\r\n", "\u{FEFF}\n\n", ": hello\n\n", "retry: 3000\n\n", "id: 1\n"]
@@ -94,7 +94,7 @@ fn what_comes_before_the_first_event_does_not_matter() {
 }
 
 #[test]
-fn a_line_that_begins_with_a_blank_is_no_event() {
+fn line_beginning_with_a_blank_is_no_event() {
     for before in [" ", "\t", "\n ", "     ", "\u{FEFF} ", "\u{FEFF}\u{FEFF}"] {
         let body = format!("{before}data: {}\n\n", FIRST[0].1);
         let (report, _) = Answer::new("text/event-stream", body).read();
@@ -113,7 +113,7 @@ fn frames_tell_by_their_types() {
 }
 
 #[test]
-fn the_path_helps_with_what_could_be_of_any() {
+fn path_decides_between_lookalikes() {
     let paths = [
         ("/v1/chat/completions", "openai_chat"),
         ("/openai/deployments/d/chat/completions?api-version=1", "openai_chat"),
@@ -194,7 +194,7 @@ fn what_is_no_protocols_is_unknown() {
 
 /// Its first byte could be that of an event, and there is no end of a line in it.
 #[test]
-fn a_long_body_that_only_looks_like_events_is_unknown() {
+fn long_lookalike_of_events_is_unknown() {
     let body = vec![b'd'; 3_000];
     let meters = MeterSet::detect().max_line(1_000);
     let (report, _) = Answer::new("application/octet-stream", body.clone()).with(meters.clone()).read();
@@ -210,7 +210,7 @@ fn a_long_body_that_only_looks_like_events_is_unknown() {
 
 /// A path ends in `/messages` elsewhere, too.
 #[test]
-fn a_path_alone_makes_no_protocol_of_a_whole_answer() {
+fn path_alone_does_not_decide_a_whole_answer() {
     for uri in ["/rooms/5/messages", "/v1/survey/responses", "/v1/chat/completions"] {
         let (report, _) = json(r#"{"messages":[{"id":1,"text":"hi"}]}"#).at(uri).completed().read();
         assert_eq!((protocol(&report), error(&report)), (None, None), "{uri}");
@@ -218,7 +218,7 @@ fn a_path_alone_makes_no_protocol_of_a_whole_answer() {
 }
 
 #[test]
-fn a_protocol_that_is_said_is_not_looked_for() {
+fn given_protocol_is_not_detected() {
     let data = r#"{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}"#;
     let (report, _) = events([data]).with(MeterSet::only(Protocol::OpenAiChat)).read();
     assert_eq!((protocol(&report), report.text.as_deref()), (Some("openai_chat"), Some("")));

@@ -86,7 +86,7 @@ fn prompts_of_tools_are_input_and_thoughts_output() {
 }
 
 #[test]
-fn a_prompt_without_a_count_is_unknown_and_not_zero() {
+fn prompt_without_a_count_is_unknown() {
     let (_, usage) = read(&[text("a", "STOP", r#""candidatesTokenCount":20,"totalTokenCount":20"#)]).read();
     assert_eq!(counts(&usage), [None, Some(20), None, None, None, Some(20)]);
 }
@@ -124,7 +124,7 @@ fn an_error_event_midway_is_kept() {
 
 const BARE: &str = "{\r\n  \"error\": {\r\n    \"code\": 499,\r\n    \"message\": \"data: cancelled, [{\\\"\",\r\n    \"status\": \"CANCELLED\",\r\n    \"details\": [\r\n      {}\r\n    ]\r\n  }\r\n}";
 
-/// Vertex ends a stream that fails with JSON that is no event.
+/// Vertex ends a failing stream with JSON that is not an event.
 #[test]
 fn bare_json_behind_the_events_is_an_error() {
     let first = text("a", "", r#""promptTokenCount":3,"totalTokenCount":3"#);
@@ -187,7 +187,7 @@ fn array() -> Vec<String> {
 }
 
 #[test]
-fn an_array_is_read_through_brackets_and_commas_in_strings() {
+fn brackets_and_commas_in_strings_split_nothing() {
     for between in ["\n,\r\n", ",", " , "] {
         let body = format!("[{}\n]\n", array().join(between));
         let (report, usage) = json(&body).completed().read();
@@ -212,7 +212,7 @@ fn a_cut_array_keeps_what_was_whole() {
 }
 
 #[test]
-fn a_whole_answer_is_read_with_all_its_candidates() {
+fn whole_answer_is_read_with_all_candidates() {
     let body = r#"{
       "candidates": [
         {"content": {"parts": [{"text": "zero"}, {"text": "!"}], "role": "model"}, "finishReason": "STOP"},
@@ -239,7 +239,7 @@ fn the_last_model_stands() {
 }
 
 #[test]
-fn a_chunk_that_says_nothing_of_usage_changes_none() {
+fn chunk_without_usage_changes_none() {
     let chunks = [
         text("a", "STOP", r#""promptTokenCount":3,"candidatesTokenCount":2,"totalTokenCount":5"#),
         text("b", "", ""),

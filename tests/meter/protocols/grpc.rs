@@ -44,7 +44,7 @@ fn an_empty_body_is_grpc_too() {
 }
 
 #[test]
-fn the_status_of_grpc_web_stands_in_the_body() {
+fn grpc_web_status_is_read_from_the_body() {
     let trailers = frame(0x80, b"Grpc-Status: 8\r\ngrpc-message: quota%20is%20gone%E2%80%A6\r\n");
     let body = [frame(0, b"hello"), trailers].concat();
     for content_type in ["application/grpc-web", "application/grpc-web+proto"] {

@@ -40,7 +40,7 @@ fn read(chunks: &[String]) -> Answer {
 }
 
 #[test]
-fn usage_comes_behind_the_finish_in_a_chunk_without_choices() {
+fn usage_follows_the_finish_without_choices() {
     let chunks = [delta(r#"{"role":"assistant","content":""}"#), content("Hi"), stop("stop"), usage()];
     let (report, found) = read(&chunks).then(format!("data: {DONE}\n\n")).read();
     assert_eq!(counts(&found), [Some(19), Some(10), Some(8), None, Some(4), Some(29)]);
@@ -112,7 +112,7 @@ fn an_error_that_says_nothing_is_none() {
 
 /// A request for a stream that fails is answered by plain JSON, whatever the head says.
 #[test]
-fn a_plain_error_in_place_of_the_stream_is_one() {
+fn plain_error_replaces_the_stream() {
     let body = r#"{"error": {"message": "Rate limit reached", "type": "requests", "param": null, "code": "rate_limit_exceeded"}}"#;
     for content_type in ["text/event-stream", "application/json", "text/plain"] {
         for uri in ["/v1/chat/completions", "/v1/completions", "/v1/responses"] {

@@ -72,7 +72,7 @@ fn a_cancelled_answer_is_over_and_no_error() {
 }
 
 #[test]
-fn of_an_error_and_the_failure_behind_it_the_error_stands() {
+fn error_outweighs_the_failure_behind_it() {
     let flat = r#"{"type":"error","code":"rate_limit_exceeded","message":"Slow down","param":null,"sequence_number":3}"#;
     let nested = r#"{"type":"error","sequence_number":3,"error":{"type":"requests","code":"rate_limit_exceeded","message":"Slow down","param":null}}"#;
     let late = r#"{"sequence_number":3,"type":"error","code":null,"message":"Slow down","param":null}"#;
@@ -164,7 +164,7 @@ fn a_huge_first_event_is_read() {
 }
 
 #[test]
-fn a_cut_stream_knows_its_model_and_no_counts() {
+fn cut_stream_knows_its_model_without_counts() {
     let (report, usage) = read(&[created()]).read();
     assert_eq!((report.model(), protocol(&report)), (Some("gpt-4o-2024-08-06"), Some("openai_responses")));
     assert_eq!((report.terminated, usage.basis), (Some(false), UsageBasis::Absent));
@@ -172,7 +172,7 @@ fn a_cut_stream_knows_its_model_and_no_counts() {
 }
 
 #[test]
-fn a_status_that_is_left_out_is_the_events() {
+fn missing_status_is_taken_from_the_event() {
     let bare = r#"{"type":"response.completed","response":{"usage":{"input_tokens":1,"output_tokens":2}}}"#;
     let (report, usage) = read(&[&*created(), bare]).read();
     assert_eq!((report.finish_reason(), counts(&usage)[5]), (Some("completed"), Some(3)));
@@ -196,7 +196,7 @@ fn a_whole_response_is_read() {
 
 /// Background mode: the answer to the request is a response that has not ended.
 #[test]
-fn a_whole_response_that_is_queued_is_not_over() {
+fn queued_response_is_not_over() {
     for status in ["queued", "in_progress"] {
         let body = format!(
             r#"{{"id":"resp_1","object":"response","status":"{status}","error":null,"model":"o3","output":[],"usage":null}}"#

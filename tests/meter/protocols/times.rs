@@ -48,7 +48,7 @@ fn chunks() -> Vec<(u64, String)> {
 }
 
 #[test]
-fn first_times_are_those_of_the_chunk_that_made_them_whole() {
+fn first_times_are_of_the_completing_chunk() {
     let report = metered(&MeterSet::detect(), &chunks());
     assert_eq!(report.time_to_first_event, at(20));
     assert_eq!(report.time_to_first_reasoning, at(30));

@@ -1,0 +1,3 @@
+//! The shape of the crate: which module may import which.
+
+mod layering;
