@@ -12,7 +12,7 @@ pub(crate) fn two_cores() -> Option<[usize; 2]> {
     let allowed = sched_getaffinity(None).ok()?;
     let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
     let client = cores.next()?;
-    cores.last().map(|server| [server, client])
+    cores.next_back().map(|server| [server, client])
 }
 
 /// Keeps the calling thread, and the threads that it starts from now on, on `core`.

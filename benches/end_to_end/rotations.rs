@@ -11,7 +11,7 @@ use super::server::Server;
 use super::workload::{self, Workload};
 use super::{machine, server};
 
-/// Before each round, the contestant runs this long unmeasured, to fill the core's caches.
+/// Before each round, the contestant runs this long unmeasured and fills the core's caches.
 const WARM_UP: Duration = Duration::from_millis(40);
 
 /// Measures the CPU time per request that layers cost a server.
@@ -21,9 +21,9 @@ struct Arguments {
     #[arg(long, default_value_t = 13, value_parser = clap::value_parser!(u16).range(1..))]
     rotations: u16,
     /// Length of a round
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..))]
     round_ms: u64,
-    /// Measures only workloads whose name begins so
+    /// Measures only the workloads whose names begin with this
     #[arg(long, default_value = "")]
     only: String,
     /// Serves instead of measuring: for the bench's own use
@@ -37,7 +37,7 @@ struct Arguments {
 }
 
 /// One contestant as the client sees it.
-struct Lane {
+struct Target {
     client: Client,
     exchange: Exchange,
 }
@@ -55,7 +55,9 @@ pub(crate) fn main() {
         }
         None => println!("note: one core only, so that nothing is pinned and the client disturbs the server"),
     }
-    let workloads = workload::ALL.into_iter().filter(|workload| workload.name.starts_with(&arguments.only));
+    let mut workloads = workload::ALL.to_vec();
+    workloads.retain(|workload| workload.name.starts_with(&arguments.only));
+    assert!(!workloads.is_empty(), "no workload's name begins with {:?}", arguments.only);
     report::print_head(arguments.rotations, arguments.round_ms);
     let mut results = Vec::new();
     for workload in workloads {
@@ -71,27 +73,27 @@ pub(crate) fn main() {
 /// Starts a server and gives each contestant one round. Returns microseconds per request, by contestant.
 fn rotate(rotation: usize, workload: &Workload, core: Option<usize>, round_ms: u64) -> Costs {
     let mut server = Server::start(core);
-    let mut lanes = Contestant::ALL.map(|contestant| Lane::open(&server, contestant, workload));
-    if rotation == 0 && lanes.iter().any(|lane| !lane.client.reno) {
+    let mut targets = Contestant::ALL.map(|contestant| Target::open(&server, contestant, workload));
+    if rotation == 0 && targets.iter().any(|target| !target.client.reno) {
         println!("note: the kernel refuses reno; the sockets use its default");
     }
     let mut costs = [0.0; Contestant::ALL.len()];
-    for turn in 0..lanes.len() {
-        let at = (rotation + turn) % lanes.len();
+    for turn in 0..targets.len() {
+        let at = (rotation + turn) % targets.len();
         // Backward in every other rotation, so that no contestant always follows the same one.
-        let at = if rotation % 2 == 0 { at } else { lanes.len() - 1 - at };
-        costs[at] = lanes[at].round(&mut server, Duration::from_millis(round_ms));
+        let at = if rotation.is_multiple_of(2) { at } else { targets.len() - 1 - at };
+        costs[at] = targets[at].round(&mut server, Duration::from_millis(round_ms));
     }
     costs
 }
 
-impl Lane {
+impl Target {
     fn open(server: &Server, contestant: Contestant, workload: &Workload) -> Self {
         let mut client = Client::connect(server.address(contestant));
         let exchange = client.learn(workload);
-        let mut lane = Self { client, exchange };
-        lane.client.drive(&mut lane.exchange, WARM_UP);
-        lane
+        let mut target = Self { client, exchange };
+        target.client.drive(&mut target.exchange, WARM_UP);
+        target
     }
 
     /// Microseconds of the server's CPU time per request.

@@ -12,23 +12,46 @@ use super::body::Frames;
 /// Bytes in each frame.
 pub(crate) const SIZE: usize = 256;
 
-/// One kind of answer. The path of a request names it.
+/// One kind of answer, and what it may cost under this layer with `Capture::none()` and one hook.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
+    /// The path of requests for it.
     pub(crate) path: &'static str,
     pub(crate) frames: usize,
     /// The body returns `Pending` before each frame and wakes its task at once.
-    pub(crate) pends: bool,
+    pends: bool,
+    /// The largest ratio to no layer.
+    pub(crate) wanted: Option<f64>,
+    pub(crate) beside_trace: Option<BesideTrace>,
 }
 
-pub(crate) const ONE: Workload = Workload { name: "1 frame", path: "/1", frames: 1, pends: false };
-pub(crate) const READY: Workload =
-    Workload { name: "64 frames, ready", path: "/64", frames: 64, pends: false };
-pub(crate) const PENDING: Workload =
-    Workload { name: "64 frames, pending", path: "/64-pending", frames: 64, pends: true };
+/// What is wanted of this layer's ratio beside that of `TraceLayer`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum BesideTrace {
+    Below,
+    NotAbove,
+}
 
-pub(crate) const ALL: [Workload; 3] = [ONE, READY, PENDING];
+pub(crate) const ALL: [Workload; 3] = [
+    Workload { name: "1 frame", path: "/1", frames: 1, pends: false, wanted: Some(1.10), beside_trace: None },
+    Workload {
+        name: "64 frames, ready",
+        path: "/64",
+        frames: 64,
+        pends: false,
+        wanted: Some(1.06),
+        beside_trace: Some(BesideTrace::Below),
+    },
+    Workload {
+        name: "64 frames, pending",
+        path: "/64-pending",
+        frames: 64,
+        pends: true,
+        wanted: None,
+        beside_trace: Some(BesideTrace::NotAbove),
+    },
+];
 
 /// The body of an answer, as cheap as it can be.
 #[derive(Debug)]
