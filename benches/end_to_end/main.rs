@@ -20,7 +20,7 @@
 //!   than its distance from 1 says nothing.
 //!
 //! `-- --rotations 3 --only "1 frame"` measures less; `-- --rotations 1 --round-ms 100` is a smoke test.
-//! The full bench takes two and a half minutes. It needs Linux, and a machine that does little else.
+//! The full bench takes two minutes. It needs Linux, and a machine that does little else.
 
 // One condition for all files, which lie beside this one.
 #[cfg(target_os = "linux")]
