@@ -16,12 +16,12 @@ use support::contestants::{self, ALL, Contestant, NONE, OUTLET, TRACE};
 
 const ROUNDS: usize = 11;
 
-/// At most so many nanoseconds per frame may be added with full capture.
+/// Full capture may add at most this many nanoseconds per frame.
 const WANTED_ADDED: f64 = 40.0;
-/// At most so much of what `TraceLayer` adds.
+/// It may add at most this part of what `TraceLayer` adds.
 const WANTED_OF_TRACE: f64 = 0.5;
 
-/// So many streams, one after the other, of so many frames of so many bytes.
+/// Streams, one after the other, each of `frames` frames of `size` bytes.
 struct Load {
     streams: usize,
     frames: usize,

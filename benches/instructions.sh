@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Instructions per frame and per stream of every stack, counted by callgrind: unlike times, they are the same
-# on a busy machine. Differences between a large and a small run leave out start-up.
+# on a busy machine. Differences between a large and a small run leave out start-up. The last columns are calls
+# of the allocator per stream of one frame, which the bench counts itself. They are not checked.
 #
 #   benches/instructions.sh           prints the table
 #   benches/instructions.sh --check   fails if this crate needs over 5 % more than benches/instructions.txt
@@ -42,6 +43,7 @@ $report"
     sed -n 's/^==[0-9]*== Collected : //p' <<<"$report"
 }
 
+allocations=$("$binary" --allocations) || die "the allocations were not counted"
 counted=$(
     "$binary" | while IFS= read -r name; do
         per_frame=$((($(count "$name" 1 $many) - $(count "$name" 1 $few)) / (many - few)))
@@ -49,10 +51,13 @@ counted=$(
         printf '%s\t%s\t%s\n' "$name" "$per_frame" "$per_stream"
     done
 )
-printf '%-24s%12s%10s%22s%10s\n' "instructions" "per frame" added "stream of one frame" added
+printf '%-24s%12s%10s%22s%10s%14s%10s\n' "instructions" "per frame" added "stream of one frame" added allocations added
 awk -F'\t' '
+    NR == FNR { calls[$1] = $2; next }
     $1 == "none" { frame = $2; stream = $3 }
-    { printf "%-24s%12d%10d%22d%10d\n", $1, $2, $2 - frame, $3, $3 - stream }' <<<"$counted"
+    { printf "%-24s%12d%10d%22d%10d%14.1f%10.1f\n",
+        $1, $2, $2 - frame, $3, $3 - stream, calls[$1], calls[$1] - calls["none"] }' \
+    <(echo "$allocations") <(echo "$counted")
 
 case "${1:-}" in
 --update)

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use streaming_accumulator::{
-    BackpressureStrategy, Outcome, StreamPipeline, StreamRecord, StreamingAccumulatorLayer,
-};
+use streaming_accumulator::{BackpressureStrategy, Outcome, StreamPipeline, StreamRecord, StreamingAccumulatorLayer};
 use tokio::task::JoinSet;
 
 /// What a record is billed to.
@@ -34,14 +32,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await?;
 
     let mut readers = JoinSet::new();
-    let mut tap = pipeline.tap().waited();
+    let mut tap = pipeline.tap().lossless();
     readers.spawn(async move {
         while let Some(chunk) = tap.next().await {
             println!("tap: {}", String::from_utf8_lossy(&chunk));
         }
         println!("tap: {:?}", tap.outcome());
     });
-    let group = pipeline.handle().work_group();
+    let group = pipeline.handle().consumer_group();
     for worker in 1..=2 {
         let mut chunks = group.clone();
         readers.spawn(async move {

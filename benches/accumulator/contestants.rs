@@ -10,7 +10,8 @@ use std::thread;
 use bytes::Bytes;
 use crossbeam_queue::SegQueue;
 use flume::{Receiver, Sender};
-use streaming_accumulator::{ContentAccumulator, ContentReader, ContentWriter, StreamPipeline};
+use streaming_accumulator::capture::{ContentReader, ContentWriter};
+use streaming_accumulator::{ContentAccumulator, StreamPipeline};
 
 /// ASCII text, counted as what comes from a socket is: a clone is an atomic add, a drop an atomic
 /// subtraction. Its type spares strings the validation, which is not theirs to pay here.

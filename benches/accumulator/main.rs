@@ -28,8 +28,8 @@ fn main() {
     tables.for_each(|(_, table)| table());
 }
 
-/// Has glibc's allocator keep what is freed from now on, up to 64 MiB, as a server's does that has run for
-/// a while: it raises its limits with the largest block that it has seen freed. Otherwise the contestants
+/// Makes glibc's allocator keep what is freed from now on, up to 64 MiB, as it does in a server that has run
+/// for a while: it raises its limits with the largest block that was freed. Otherwise the contestants
 /// that need the most memory would pay for its pages again in each round.
 fn keep_freed_memory() {
     drop(black_box(Vec::<u8>::with_capacity(31 << 20)));

@@ -3,7 +3,8 @@
 use std::hint::black_box;
 use std::sync::Mutex;
 
-use streaming_accumulator::{ContentAccumulator, ContentWriter};
+use streaming_accumulator::capture::ContentWriter;
+use streaming_accumulator::ContentAccumulator;
 use tokio::time::Instant;
 
 use crate::contestants::{Accumulator, Chunk, Queue};
@@ -15,12 +16,12 @@ const SIZES: [usize; 9] = [16, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 25
 const CONTENT: usize = 512 << 10;
 const LEAST: usize = 64;
 
-/// At most so many times what the best rival takes.
+/// We take at most this many times what the best rival takes.
 const WANTED_OF_BEST: f64 = 1.10;
-/// At least so many times as fast as the queue, with chunks of less than 512 bytes.
+/// We are at least this many times as fast as the queue, with chunks of less than 512 bytes.
 const WANTED_OF_QUEUE: f64 = 1.5;
 
-/// Nanoseconds for so many appends.
+/// Nanoseconds for this many appends.
 type Measure = fn(&Chunk, usize) -> f64;
 
 const CONTESTANTS: [(&str, Measure); 5] = [

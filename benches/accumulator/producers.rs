@@ -16,7 +16,7 @@ const SIZE: usize = 256;
 /// Of all threads together.
 const CHUNKS: usize = (16 << 20) / SIZE;
 
-/// Appends per microsecond in a round of so many threads.
+/// Appends per microsecond in a round with this many threads.
 type Measure = fn(usize) -> f64;
 
 /// The first is ours. The last is ours behind a channel, with metrics and readers.

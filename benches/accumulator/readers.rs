@@ -28,9 +28,9 @@ const LIMIT: Duration = Duration::from_millis(100);
 const UNPACED_ROUNDS: usize = 31;
 const UNPACED_READERS: usize = 4;
 
-/// At least so many times our 99.9th percentile.
+/// The rival's 99.9th percentile is at least this many times ours.
 const WANTED_OF_TAIL: f64 = 50.0;
-/// At least so many times the rival's appends on time.
+/// Our appends on time are at least this many times the rival's.
 const WANTED_ON_TIME: f64 = 2.0;
 /// Claimed of the throughput.
 const CLAIMED: f64 = 20.0;

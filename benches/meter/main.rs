@@ -20,7 +20,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{Method, StatusCode, Uri};
 use serde_json::Value;
-use streaming_accumulator::{AnswerHead, MeterSet, TextPolicy};
+use streaming_accumulator::meter::{ResponseHead, MeterSet, TextPolicy};
 use tokio::time::Instant;
 
 use recordings::Recording;
@@ -119,8 +119,8 @@ fn run(name: &str, stream: &Recording) {
 fn meter(policy: TextPolicy, stream: &Recording) {
     let meters = MeterSet::detect().text(policy);
     let uri = Uri::from_static("/");
-    let head = AnswerHead::new(&Method::POST, &uri, StatusCode::OK, &stream.headers);
-    let mut metering = meters.metering(&head).expect("a meter");
+    let head = ResponseHead::new(&Method::POST, &uri, StatusCode::OK, &stream.headers);
+    let mut metering = meters.open(&head).expect("a meter");
     for chunk in stream.chunks() {
         metering.feed(chunk, Duration::ZERO);
     }

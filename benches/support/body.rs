@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
-/// So many clones of one static chunk, always ready, of unannounced length: what a handler that streams
-/// server-sent events yields, without the work of making them.
+/// Clones of one static chunk, always ready, of unannounced length: what a handler that streams server-sent
+/// events yields, without the work of making them.
 #[derive(Clone, Debug)]
 pub(crate) struct Frames {
     left: usize,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
-use streaming_accumulator::{EventStreamDecoder, JsonDecoder, NdjsonDecoder, SseDecoder};
+use streaming_accumulator::meter::{EventStreamDecoder, JsonDecoder, NdjsonDecoder, SseDecoder};
 
 pub(crate) struct Recording {
     pub(crate) protocol: String,

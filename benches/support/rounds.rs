@@ -17,7 +17,7 @@ pub(crate) fn interleaved<T, R>(
     all
 }
 
-/// The smallest that each contestant measured over so many [interleaved] rounds.
+/// The smallest that each contestant measured over `rounds` [interleaved] rounds.
 pub(crate) fn best_of<T, const N: usize>(
     rounds: usize,
     contestants: &mut [T],

@@ -10,7 +10,8 @@ use axum::routing::{delete, get};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use streaming_accumulator::{BoxError, Handle, HookAudit, StreamId};
+use streaming_accumulator::delivery::HookAudit;
+use streaming_accumulator::{BoxError, Handle, StreamId};
 
 use crate::billing::Context;
 use crate::keys::bearer;

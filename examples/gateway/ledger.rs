@@ -11,7 +11,8 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, TransactionBehavior, named_params};
 use serde_json::{Map, Value};
-use streaming_accumulator::{BoxError, LlmReport, Protocol, StreamId, StreamRecord};
+use streaming_accumulator::meter::{LlmReport, Protocol};
+use streaming_accumulator::{BoxError, StreamId, StreamRecord};
 
 use crate::billing::Context;
 use crate::errors::Fatal;

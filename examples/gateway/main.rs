@@ -59,7 +59,8 @@ use std::sync::Arc;
 
 use axum::serve::ListenerExt;
 use clap::Parser;
-use streaming_accumulator::{Capture, MeterSet, StreamingAccumulatorLayer, TextPolicy, TokenEstimator};
+use streaming_accumulator::meter::{MeterSet, TextPolicy, TokenEstimator};
+use streaming_accumulator::{Capture, StreamingAccumulatorLayer};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 

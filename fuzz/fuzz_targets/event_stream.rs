@@ -5,7 +5,7 @@
 mod common;
 
 use common::{event_stream, knobs, same_however_cut};
-use streaming_accumulator::EventStreamError;
+use streaming_accumulator::meter::EventStreamError;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let mut body = data;

@@ -11,11 +11,11 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let mut body = data;
     let Some(knobs) = knobs(&mut body) else { return };
     let answer = same_however_cut(body, &knobs.lengths, |pieces| json(knobs.max, pieces));
-    assert!(!answer.is_overflown || knobs.max < UNBOUNDED);
+    assert!(!answer.has_overflowed || knobs.max < UNBOUNDED);
     if let Some(wanted) = json_reference(body) {
         let parsed = answer.values.iter().map(|value| serde_json::from_slice(value).expect("JSON"));
         let parsed: Vec<Value> = parsed.collect();
-        if answer.is_overflown {
+        if answer.has_overflowed {
             assert!(wanted.starts_with(&parsed), "what came before stands");
         } else {
             assert_eq!(parsed, wanted);

@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Head, knobs, metered, same_however_cut};
-use streaming_accumulator::{Incomplete, MeterSet, TextPolicy};
+use streaming_accumulator::meter::{Incomplete, MeterSet, TextPolicy};
 
 const TYPES: [&str; 8] = [
     "text/event-stream",

@@ -11,7 +11,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some(knobs) = knobs(&mut body) else { return };
     let answer = same_however_cut(body, &knobs.lengths, |pieces| ndjson(knobs.max, pieces));
     let wanted = ndjson_reference(body);
-    if answer.is_overflown {
+    if answer.has_overflowed {
         assert!(knobs.max < UNBOUNDED);
         assert!(wanted.lines.starts_with(&answer.lines), "what came before stands");
     } else {

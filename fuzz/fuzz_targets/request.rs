@@ -14,10 +14,9 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::Value;
-use streaming_accumulator::{
-    BoxError, Capture, CaptureRequest, Estimator, MeterSet, RequestBody, StreamRecord,
-    StreamingAccumulatorLayer,
-};
+use streaming_accumulator::http::{CaptureRequest, RequestBody};
+use streaming_accumulator::meter::{Estimator, MeterSet};
+use streaming_accumulator::{BoxError, Capture, StreamRecord, StreamingAccumulatorLayer};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::mpsc;
 use tower::{Layer, ServiceExt, service_fn};

@@ -11,7 +11,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some(knobs) = knobs(&mut body) else { return };
     let answer = same_however_cut(body, &knobs.lengths, |pieces| sse(knobs.max, pieces));
     let wanted = sse_reference(body);
-    if answer.is_overflown {
+    if answer.has_overflowed {
         assert!(knobs.max < UNBOUNDED);
         assert_eq!(answer.last, None, "nothing is read after a line that is too long");
         assert!(wanted.events.starts_with(&answer.events), "what came before stands");

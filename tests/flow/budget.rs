@@ -255,8 +255,8 @@ async fn taps_without_room_count_what_they_miss() {
     flow.end().await;
     seen.extend(numbers(&rest(&mut tap).await));
     assert!(seen.is_sorted());
-    assert_eq!(seen.len() as u64 + tap.missed(), 100);
-    assert!(tap.missed() > 0);
+    assert_eq!(seen.len() as u64 + tap.lagged(), 100);
+    assert!(tap.lagged() > 0);
 }
 
 /// The last chunks do not fit: nothing comes behind the gap that would tell.
@@ -270,7 +270,7 @@ async fn tap_is_told_of_trailing_missed_chunks() {
     flow.pass(&[chunk(3, 100 * 1024), chunk(4, 100 * 1024)]).await;
     flow.end().await;
     let seen = rest(&mut tap).await.len() as u64;
-    assert_eq!(seen + tap.missed(), 5);
+    assert_eq!(seen + tap.lagged(), 5);
 }
 
 /// What cannot be kept for a reader cannot be waited for either.
@@ -280,10 +280,10 @@ async fn chunks_without_room_hold_no_stream() {
     let recorder =
         Recorder::with(|layer| layer.capture(Capture::none()).memory_budget(&budget).buffer_limit(4));
     let mut flow = recorder.open().await;
-    let mut tap = flow.handle.tap().waited();
+    let mut tap = flow.handle.tap().lossless();
     let reader = tokio::spawn(async move {
         let seen = rest(&mut tap).await.len() as u64;
-        (seen, tap.missed())
+        (seen, tap.lagged())
     });
     for n in 0..20 {
         flow.pass(&[chunk(n, 100 * 1024)]).await;

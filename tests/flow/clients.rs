@@ -27,7 +27,7 @@ async fn served(
     let done = Arc::new(Mutex::new(Some(done)));
     let script = sent.iter().fold(body([]), |body, chunk| body.data(chunk.clone()));
     let service = handler(move |request: Request<Incoming>| {
-        let mut tap = request.extensions().get::<StreamHandle>().unwrap().tap().waited();
+        let mut tap = request.extensions().get::<StreamHandle>().unwrap().tap().lossless();
         let done = done.lock().unwrap().take().unwrap();
         tokio::spawn(async move {
             let mut seen = Vec::new();
@@ -76,7 +76,7 @@ async fn client_sees_a_rejected_stream_break_off() {
             layer.backpressure(Reject).buffer_limit(10).on_chunk(|_, stream| {
                 // A reader that is never read from, for as long as the stream runs.
                 if stream.metrics().chunks() == 0 {
-                    std::mem::forget(stream.tap().waited());
+                    std::mem::forget(stream.tap().lossless());
                 }
                 std::ops::ControlFlow::Continue(())
             })
@@ -107,7 +107,7 @@ async fn tapped(
     let once = Arc::new(Mutex::new(Some((seen, body))));
     let service = handler(move |request: Request<Incoming>| {
         let (seen, body) = once.lock().unwrap().take().unwrap();
-        let mut tap: Tap = request.extensions().get::<StreamHandle>().unwrap().tap().waited();
+        let mut tap: Tap = request.extensions().get::<StreamHandle>().unwrap().tap().lossless();
         tokio::spawn(async move {
             let chunks = rest(&mut tap).await;
             seen.send((chunks, tap.outcome().cloned()))

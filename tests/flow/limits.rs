@@ -190,7 +190,7 @@ async fn waiting_for_readers_is_neither_idle_nor_stalled() {
             layer.idle_timeout(LIMIT).stalled_reader_timeout(LIMIT).buffer_limit(4).backpressure(strategy)
         });
         let mut flow = recorder.open().await;
-        let mut tap = flow.handle.tap().waited();
+        let mut tap = flow.handle.tap().lossless();
         let mut seen = Vec::new();
         for n in 0..10 {
             flow.feed.push(chunk(n, 10));
@@ -225,7 +225,7 @@ async fn a_paced_body_is_neither_idle_nor_stalled() {
 async fn waiting_for_readers_still_meets_the_timeout() {
     let recorder = Recorder::with(|layer| layer.timeout(LIMIT).buffer_limit(4));
     let mut flow = recorder.open().await;
-    let _unread = flow.handle.tap().waited();
+    let _unread = flow.handle.tap().lossless();
     let start = Instant::now();
     flow.pass(&chunks(0..4)).await;
     let error = flow.error().await;

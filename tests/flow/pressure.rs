@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use streaming_accumulator::BackpressureStrategy::{self, Adaptive, Block, DropOldest, Reject};
-use streaming_accumulator::{Capture, StreamError, StreamPipeline, StreamPipelineBuilder};
+use streaming_accumulator::stream::StreamPipelineBuilder;
+use streaming_accumulator::{Capture, StreamError, StreamPipeline};
 
 use crate::support::Recorder;
 

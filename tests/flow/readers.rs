@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use streaming_accumulator::{Outcome, StreamHandle, Tap, WorkGroup};
+use streaming_accumulator::stream::ConsumerGroup;
+use streaming_accumulator::{Outcome, StreamHandle, Tap};
 use tokio::time::Instant;
 use tokio_test::task;
 
@@ -26,7 +27,7 @@ type OpenReader = fn(&StreamHandle) -> Box<dyn Live>;
 
 /// Both kinds of readers, waited for: what holds for one must hold for the other.
 pub(crate) const WAITED: [OpenReader; 2] =
-    [|stream| Box::new(stream.tap().waited()), |stream| Box::new(stream.work_group().waited())];
+    [|stream| Box::new(stream.tap().lossless()), |stream| Box::new(stream.consumer_group().lossless())];
 
 /// A chunk of `len` bytes that carries its number.
 pub(crate) fn chunk(number: u64, len: usize) -> Bytes {
@@ -87,7 +88,7 @@ pub(crate) async fn timed(flow: &mut Flow) -> Duration {
 
 impl Live for Tap {
     fn missed(&self) -> u64 {
-        self.missed()
+        self.lagged()
     }
 
     fn outcome(&self) -> Option<Outcome> {
@@ -95,9 +96,9 @@ impl Live for Tap {
     }
 }
 
-impl Live for WorkGroup {
+impl Live for ConsumerGroup {
     fn missed(&self) -> u64 {
-        self.missed()
+        self.lagged()
     }
 
     fn outcome(&self) -> Option<Outcome> {

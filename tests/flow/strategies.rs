@@ -65,7 +65,7 @@ async fn adaptive_restarts_below_the_mark() {
 async fn adaptive_restarts_after_catching_up_while_idle() {
     let recorder = pressed(ADAPTIVE, Capture::none());
     let mut flow = recorder.open().await;
-    let mut tap = flow.handle.tap().waited();
+    let mut tap = flow.handle.tap().lossless();
     assert_eq!(nine(&mut flow).await[5..], [10, 20, 40, 50]);
     let mut pull = task::spawn(flow.pull());
     assert!(pull.poll().is_pending());
@@ -122,7 +122,7 @@ async fn adaptive_stops_polling_at_the_limit() {
         flow.end().await;
         seen.extend(rest(&mut reader).await);
         assert!(seen == sent);
-        assert_eq!(reader.missed(), 0);
+        assert_eq!(reader.lagged(), 0);
     }
 }
 
@@ -136,14 +136,14 @@ async fn drop_oldest_never_waits_and_counts_the_skipped() {
             let start = Instant::now();
             flow.pass(&chunks(0..100)).await;
             assert_eq!(numbers(&take(&mut reader, 3)), [90, 91, 92], "{capture:?}");
-            assert_eq!(reader.missed(), 90);
+            assert_eq!(reader.lagged(), 90);
             flow.pass(&chunks(100..102)).await;
             assert_eq!(numbers(&take(&mut reader, 1)), [93]);
-            assert_eq!(reader.missed(), 90, "nine behind is not too far");
+            assert_eq!(reader.lagged(), 90, "nine behind is not too far");
             flow.pass(&chunks(102..110)).await;
             flow.end().await;
             assert_eq!(numbers(&rest(&mut reader).await), (100..110).collect::<Vec<_>>());
-            assert_eq!(reader.missed(), 96);
+            assert_eq!(reader.lagged(), 96);
             assert!(start.elapsed().is_zero());
         }
     }
@@ -204,7 +204,7 @@ async fn block_waits_its_time_and_then_rejects() {
 async fn block_fails_after_exactly_its_time() {
     let recorder = pressed(Block(30 * MS), Capture::none());
     let mut flow = recorder.open().await;
-    let _unread = flow.handle.tap().waited();
+    let _unread = flow.handle.tap().lossless();
     flow.pass(&chunks(0..10)).await;
     let start = Instant::now();
     flow.error().await;
@@ -240,7 +240,7 @@ async fn strategies_do_nothing_without_waited_readers() {
         for tapped in [false, true] {
             let recorder = pressed(strategy, Capture::none());
             let mut flow = recorder.open().await;
-            let _unread = tapped.then(|| (flow.handle.tap(), flow.handle.work_group()));
+            let _unread = tapped.then(|| (flow.handle.tap(), flow.handle.consumer_group()));
             let start = Instant::now();
             flow.pass(&chunks(0..500)).await;
             flow.end().await;
@@ -255,7 +255,7 @@ async fn only_the_slowest_waited_reader_counts() {
     let recorder = pressed(Reject, Capture::none());
     let mut flow = recorder.open().await;
     let (mut near, mut far, _not_waited) =
-        (flow.handle.tap().waited(), flow.handle.work_group().waited(), flow.handle.tap());
+        (flow.handle.tap().lossless(), flow.handle.consumer_group().lossless(), flow.handle.tap());
     for n in 0..50 {
         flow.pass(&[chunk(n, 10)]).await;
         at_hand(&mut near);
@@ -301,7 +301,7 @@ async fn late_reader_under_drop_oldest_missed_nothing() {
         let mut reader = reader(&flow.handle);
         flow.pass(&chunks(100..103)).await;
         assert_eq!(numbers(&at_hand(&mut reader)), [100, 101, 102]);
-        assert_eq!(reader.missed(), 0);
+        assert_eq!(reader.lagged(), 0);
     }
 }
 
@@ -309,9 +309,9 @@ async fn late_reader_under_drop_oldest_missed_nothing() {
 async fn late_reader_excuses_no_slow_one() {
     let recorder = pressed(Reject, Capture::none());
     let mut flow = recorder.open().await;
-    let _far = flow.handle.tap().waited();
+    let _far = flow.handle.tap().lossless();
     flow.pass(&chunks(0..9)).await;
-    let _late = flow.handle.tap().waited();
+    let _late = flow.handle.tap().lossless();
     flow.pass(&chunks(9..10)).await;
     assert_eq!(lag_and_limit(&flow.error().await), (10, 10));
 }

@@ -102,7 +102,7 @@ fn in_lockstep(readers: Vec<Box<dyn Live>>, mut flow: Flow, sent: Vec<Bytes>) ->
                         maybe_yield().await;
                     }
                     assert_eq!(reader.outcome(), Some(Outcome::Completed));
-                    assert_eq!(reader.missed(), 0);
+                    assert_eq!(reader.lagged(), 0);
                     seen
                 }))
             })
@@ -130,7 +130,7 @@ async fn no_wake_up_is_lost_between_threads() {
     for capture in [Capture::none(), Capture::all(1 << 24)] {
         let recorder = Recorder::with(|layer| layer.capture(capture).buffer_limit(1));
         let flow = recorder.open().await;
-        let readers = (0..3).map(|_| Box::new(flow.handle.tap().waited()) as Box<dyn Live>).collect();
+        let readers = (0..3).map(|_| Box::new(flow.handle.tap().lossless()) as Box<dyn Live>).collect();
         let sent = chunks(0..3_000);
         let expected = sent.clone();
         let seen = tokio::task::spawn_blocking(move || in_lockstep(readers, flow, sent)).await.unwrap();
@@ -143,7 +143,7 @@ async fn no_wake_up_is_lost_between_threads() {
 fn no_wake_up_is_lost_without_a_relay() {
     let recorder = Recorder::with(|layer| layer.capture(Capture::none()).buffer_limit(1));
     let flow = tokio_test::block_on(recorder.open());
-    let readers = (0..3).map(|_| Box::new(flow.handle.tap().waited()) as Box<dyn Live>).collect();
+    let readers = (0..3).map(|_| Box::new(flow.handle.tap().lossless()) as Box<dyn Live>).collect();
     let sent = chunks(0..3_000);
     let seen = in_lockstep(readers, flow, sent.clone());
     assert!(seen.iter().all(|seen| *seen == sent));
@@ -153,7 +153,7 @@ fn no_wake_up_is_lost_without_a_relay() {
 fn group_members_take_each_chunk_once() {
     let recorder = Recorder::with(|layer| layer.capture(Capture::none()).buffer_limit(2));
     let flow = tokio_test::block_on(recorder.open());
-    let group = flow.handle.work_group().waited();
+    let group = flow.handle.consumer_group().lossless();
     let members = (0..3).map(|_| Box::new(group.clone()) as Box<dyn Live>).collect();
     drop(group);
     let sent = chunks(0..3_000);
@@ -177,7 +177,7 @@ async fn passing_taps_read_without_holes() {
             let seen = numbers(&seen);
             assert!(seen.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{seen:?}");
             // The one that the body had in its hands when the tap came.
-            assert!(tap.missed() <= 1);
+            assert!(tap.lagged() <= 1);
             visits += 1;
             tokio::task::yield_now().await;
         }
@@ -201,7 +201,7 @@ async fn passing_taps_read_without_holes() {
 async fn group_shares_chunks_beside_a_whole_tap() {
     let recorder = Recorder::with(|layer| layer.capture(Capture::none()));
     let mut flow = recorder.open().await;
-    let group = flow.handle.work_group();
+    let group = flow.handle.consumer_group();
     let mut beside = flow.handle.tap();
     let taken = Arc::new(Mutex::new(Vec::new()));
     let members: Vec<_> = (0..4)
@@ -230,7 +230,7 @@ async fn group_shares_chunks_beside_a_whole_tap() {
     assert_eq!(own.iter().sum::<usize>(), sent.len());
     assert!(own.iter().all(|own| *own > 0), "{own:?}");
     assert_eq!(*taken.lock().unwrap(), sent);
-    assert_eq!(group.missed(), 0);
+    assert_eq!(group.lagged(), 0);
     assert_eq!(rest(&mut beside).await, sent);
 }
 

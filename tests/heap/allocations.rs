@@ -11,10 +11,9 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use streaming_accumulator::{
-    Capture, CaptureRequest, Meter, MeterSet, Reading, RequestBody, StreamingAccumulatorLayer, TextPolicy,
-    Usage,
-};
+use streaming_accumulator::http::{CaptureRequest, RequestBody};
+use streaming_accumulator::meter::{Meter, MeterSet, ReportBuilder, TextPolicy};
+use streaming_accumulator::{Capture, StreamingAccumulatorLayer, Usage};
 use tower::{Layer, ServiceExt};
 
 use crate::body::{Ready, ready};
@@ -194,7 +193,7 @@ async fn a_long_stream_allocates_whole_blocks() {
 // === impl Counts ===
 
 impl Meter for Counts {
-    fn feed(&mut self, bytes: &[u8], reading: &mut Reading) {
+    fn feed(&mut self, bytes: &[u8], reading: &mut ReportBuilder) {
         self.0 += bytes.len() as u64;
         let mut usage = Usage::default();
         usage.output_tokens = Some(self.0);
@@ -202,7 +201,7 @@ impl Meter for Counts {
         reading.usage(usage, "");
     }
 
-    fn finish(&mut self, reading: &mut Reading) {
+    fn finish(&mut self, reading: &mut ReportBuilder) {
         reading.usage_is_final();
     }
 

@@ -10,9 +10,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use streaming_accumulator::{
-    AccumulatorBody, BackpressureStrategy, Builder, Capture, StreamHandle, StreamRecord, Tap,
-};
+use streaming_accumulator::{AccumulatorBody, BackpressureStrategy, Builder, Capture, StreamHandle, StreamRecord, Tap};
 use tower::ServiceExt;
 
 use crate::body::ready;
@@ -85,7 +83,7 @@ pub(crate) async fn allocated(stage: &mut Stage, size: usize, frames: usize, rea
     let stream = stage.stream();
     let mut tap = match reader {
         Reader::Nobody => None,
-        Reader::Waited => Some(stream.tap().waited()),
+        Reader::Waited => Some(stream.tap().lossless()),
         Reader::Tap | Reader::Late | Reader::Idle => Some(stream.tap()),
     };
     // Room for the report: it is not to count.

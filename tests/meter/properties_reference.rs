@@ -4,10 +4,8 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use streaming_accumulator::{
-    AnswerHead, EventStreamDecoder, EventStreamError, EventStreamMessage, EventStreamValue, GrpcDecoder,
-    JsonDecoder, LlmReport, MeterSet, NdjsonDecoder, SseDecoder, SseEvent, Usage,
-};
+use streaming_accumulator::meter::{ResponseHead, EventStreamDecoder, EventStreamError, EventStreamMessage, EventStreamValue, GrpcDecoder, JsonDecoder, LlmReport, MeterSet, NdjsonDecoder, SseDecoder, SseEvent};
+use streaming_accumulator::Usage;
 
 /// What a buffer may hold beyond its limit: a vector begins with room for a few bytes.
 const SLACK: usize = 64;
@@ -50,7 +48,7 @@ pub(crate) struct SseAnswer {
     /// The one that lacks its blank line.
     pub(crate) last: Option<Event>,
     pub(crate) retry: Option<u64>,
-    pub(crate) is_overflown: bool,
+    pub(crate) has_overflowed: bool,
 }
 
 pub(crate) fn sse(max: usize, pieces: &[&[u8]]) -> SseAnswer {
@@ -65,7 +63,7 @@ pub(crate) fn sse(max: usize, pieces: &[&[u8]]) -> SseAnswer {
         assert!(decoder.buffered() <= 5 * max + SLACK, "{} bytes are held", decoder.buffered());
     }
     let last = decoder.finish().map(owned);
-    SseAnswer { events, last, retry: decoder.retry(), is_overflown: decoder.is_overflown() }
+    SseAnswer { events, last, retry: decoder.retry(), has_overflowed: decoder.has_overflowed() }
 }
 
 fn owned(event: SseEvent<'_>) -> Event {
@@ -107,7 +105,7 @@ pub(crate) fn sse_reference(bytes: &[u8]) -> SseAnswer {
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct LinesAnswer {
     pub(crate) lines: Vec<Vec<u8>>,
-    pub(crate) is_overflown: bool,
+    pub(crate) has_overflowed: bool,
 }
 
 pub(crate) fn ndjson(max: usize, pieces: &[&[u8]]) -> LinesAnswer {
@@ -121,13 +119,13 @@ pub(crate) fn ndjson(max: usize, pieces: &[&[u8]]) -> LinesAnswer {
         assert!(decoder.buffered() <= max + SLACK, "{} bytes are held", decoder.buffered());
     }
     lines.extend(decoder.finish().map(<[u8]>::to_vec));
-    LinesAnswer { lines, is_overflown: decoder.is_overflown() }
+    LinesAnswer { lines, has_overflowed: decoder.has_overflowed() }
 }
 
 pub(crate) fn ndjson_reference(bytes: &[u8]) -> LinesAnswer {
     let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let lines = lines.filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect();
-    LinesAnswer { lines, is_overflown: false }
+    LinesAnswer { lines, has_overflowed: false }
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -135,7 +133,7 @@ pub(crate) struct JsonAnswer {
     pub(crate) values: Vec<Vec<u8>>,
     pub(crate) is_array: bool,
     pub(crate) is_closed: bool,
-    pub(crate) is_overflown: bool,
+    pub(crate) has_overflowed: bool,
 }
 
 pub(crate) fn json(max: usize, pieces: &[&[u8]]) -> JsonAnswer {
@@ -149,7 +147,7 @@ pub(crate) fn json(max: usize, pieces: &[&[u8]]) -> JsonAnswer {
         assert!(decoder.buffered() <= max + SLACK, "{} bytes are held", decoder.buffered());
     }
     let (is_array, is_closed) = (decoder.is_array(), decoder.is_closed());
-    JsonAnswer { values, is_array, is_closed, is_overflown: decoder.is_overflown() }
+    JsonAnswer { values, is_array, is_closed, has_overflowed: decoder.has_overflowed() }
 }
 
 /// The answer for a body that is one JSON value; `None` if it is none.
@@ -316,8 +314,8 @@ impl Head {
 
 /// What is found in a body, all but the times.
 pub(crate) fn metered(meters: &MeterSet, head: &Head, pieces: &[&[u8]]) -> (LlmReport, Usage) {
-    let head = AnswerHead::new(&Method::POST, &head.uri, StatusCode::OK, &head.headers);
-    let mut metering = meters.metering(&head).expect("a meter");
+    let head = ResponseHead::new(&Method::POST, &head.uri, StatusCode::OK, &head.headers);
+    let mut metering = meters.open(&head).expect("a meter");
     for (number, piece) in pieces.iter().enumerate() {
         metering.feed(piece, Duration::from_millis(number as u64));
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use serde_json::Value;
-use streaming_accumulator::{AnswerHead, LlmReport, MeterSet, Usage};
+use streaming_accumulator::meter::{ResponseHead, LlmReport, MeterSet};
+use streaming_accumulator::Usage;
 
 /// The recordings, where this checkout has them beside it.
 pub(crate) fn fixtures() -> Option<PathBuf> {
@@ -86,8 +87,8 @@ pub(crate) fn meter_at<'a>(
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).expect("a header"));
     let uri: Uri = uri.parse().expect("a URI");
-    let head = AnswerHead::new(&Method::POST, &uri, StatusCode::OK, &headers);
-    let mut metering = meters.metering(&head).expect("a meter");
+    let head = ResponseHead::new(&Method::POST, &uri, StatusCode::OK, &headers);
+    let mut metering = meters.open(&head).expect("a meter");
     for (number, piece) in pieces.into_iter().enumerate() {
         metering.feed(piece, Duration::from_millis(number as u64));
     }

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use streaming_accumulator::{EventStreamDecoder, EventStreamValue, SseDecoder};
+use streaming_accumulator::meter::{EventStreamDecoder, EventStreamValue, SseDecoder};
 
 use crate::recordings::{files, fixtures, json_lines};
 use crate::support::rounds;

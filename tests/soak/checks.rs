@@ -9,9 +9,7 @@ use fastrand::Rng;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use streaming_accumulator::{
-    MemoryBudget, Outcome, StreamError, StreamHandle, StreamRecord, StreamingAccumulatorLayer, Tap,
-};
+use streaming_accumulator::{MemoryBudget, Outcome, StreamError, StreamHandle, StreamRecord, StreamingAccumulatorLayer, Tap};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -91,7 +89,7 @@ impl Soak {
         for reader in &plan.taps {
             let (Reader::ToTheEnd { waited } | Reader::Leaves { waited, .. } | Reader::Idle { waited }) =
                 *reader;
-            let tap = if waited { stream.tap().waited() } else { stream.tap() };
+            let tap = if waited { stream.tap().lossless() } else { stream.tap() };
             let most = match reader {
                 Reader::ToTheEnd { .. } => u64::MAX,
                 Reader::Leaves { after, .. } => *after,
@@ -128,13 +126,13 @@ impl Soak {
         while chunks < most {
             let Some(chunk) = tap.recv().await else {
                 // A chunk on which a limit falls comes in two parts, and what is missed at last is not seen.
-                let (seen, all) = (chunks + tap.missed(), stream.metrics().chunks());
+                let (seen, all) = (chunks + tap.lagged(), stream.metrics().chunks());
                 self.check_that(seen <= all + 1, || format!("a tap of {n} counts {seen} chunks of {all}"));
                 self.check_that(tap.outcome().is_some(), || format!("a tap of {n} ends too early"));
                 break;
             };
             chunks += 1;
-            if tap.missed() == 0 && fits {
+            if tap.lagged() == 0 && fits {
                 fits = self.pattern.has(n, at, &chunk.bytes);
                 self.check_that(fits, || {
                     format!(
@@ -146,7 +144,7 @@ impl Soak {
             }
         }
         self.counts.tapped.fetch_add(chunks, Relaxed);
-        self.counts.missed.fetch_add(tap.missed(), Relaxed);
+        self.counts.missed.fetch_add(tap.lagged(), Relaxed);
     }
 
     /// Checks a record.

@@ -9,9 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
-use streaming_accumulator::{
-    AccumulatorBody, BoxError, Handle, StreamError, StreamHandle, StreamingAccumulatorLayer,
-};
+use streaming_accumulator::{AccumulatorBody, BoxError, Handle, StreamError, StreamHandle, StreamingAccumulatorLayer};
 use tokio_test::task;
 use tower::{Layer, ServiceExt};
 

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streaming_accumulator::{
-    AsIs, Audit, Builder, Handle, StreamRecord, StreamingAccumulator, StreamingAccumulatorLayer,
-};
+use streaming_accumulator::{AsIs, Audit, Builder, Handle, StreamRecord, StreamingAccumulator, StreamingAccumulatorLayer};
 use tower::Layer;
 
 use super::flow::{self, Flow};
@@ -125,7 +123,7 @@ impl<C: Send + Sync + 'static, R> Recorder<C, R> {
         until(&format!("{streams} records, not {:?}", handle.audit()), closed).await;
         let audit = handle.audit();
         assert_eq!((audit.opened(), audit.in_flight(), audit.settled()), (streams, 0, streams), "{audit:?}");
-        let owed: u64 = audit.hooks().iter().map(|hook| hook.owed()).sum();
+        let owed: u64 = audit.hooks().iter().map(|hook| hook.expected()).sum();
         assert_eq!((owed, delivered()), (streams, streams), "{audit:?}");
         assert!(audit.is_balanced(), "{audit:?}");
         let records = self.records.all();

@@ -10,7 +10,7 @@ use std::sync::Once;
 
 use fastrand::Rng;
 use http::Method;
-use streaming_accumulator::{InBandError, Meter, MeterSet, Reading};
+use streaming_accumulator::meter::{InBandError, Meter, MeterSet, ReportBuilder};
 
 use crate::support::body::Step;
 use crate::support::*;
@@ -62,14 +62,14 @@ struct Scenario {
 // === impl Letters ===
 
 impl Meter for Letters {
-    fn feed(&mut self, bytes: &[u8], reading: &mut Reading) {
+    fn feed(&mut self, bytes: &[u8], reading: &mut ReportBuilder) {
         self.ended |= bytes.contains(&b'e');
         if bytes.contains(&b'f') {
             reading.error(InBandError::default());
         }
     }
 
-    fn finish(&mut self, _: &mut Reading) {}
+    fn finish(&mut self, _: &mut ReportBuilder) {}
 
     fn is_terminated(&self) -> Option<bool> {
         Some(self.ended)

@@ -11,7 +11,7 @@ async fn content_beyond_the_limit_is_only_counted() {
     for max_size in [0, 1, 9, 10, 95, 100, 1_000] {
         let hooks = hooks(|layer| layer);
         let pipeline = hooks.pipeline(StreamPipeline::builder().max_size(max_size)).await;
-        let (mut early, mut waited) = (pipeline.tap(), pipeline.tap().waited());
+        let (mut early, mut waited) = (pipeline.tap(), pipeline.tap().lossless());
         let sent: Vec<_> = (0..60).map(|n| chunk(n, 10)).collect();
         push_all(&pipeline, &sent[..30]).await;
         let mut late = pipeline.tap();
@@ -21,7 +21,7 @@ async fn content_beyond_the_limit_is_only_counted() {
         pipeline.finish(Outcome::Completed);
         assert_eq!(rest(&mut early).await, sent, "{max_size}");
         assert_eq!(rest(&mut waited).await, sent, "{max_size}");
-        assert_eq!((early.missed(), waited.missed()), (0, 0), "{max_size}");
+        assert_eq!((early.lagged(), waited.lagged()), (0, 0), "{max_size}");
         assert_eq!(rest(&mut late).await, sent[30..], "{max_size}");
 
         let kept = (max_size / 10).min(60);
@@ -48,7 +48,7 @@ async fn taps_beyond_the_limit_read_live_chunks() {
         let seen = numbers(&at_hand(&mut tap));
         let wanted: Vec<_> = (0..10).chain(round + 10..round + 20).collect();
         assert_eq!(seen, wanted, "what is kept, then what comes");
-        assert_eq!(tap.missed(), round);
+        assert_eq!(tap.lagged(), round);
     }
     assert_eq!(content(&pipeline), head);
 }

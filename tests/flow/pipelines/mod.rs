@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use streaming_accumulator::BackpressureStrategy::{self, Block};
-use streaming_accumulator::{Builder, StreamError, StreamPipeline, StreamPipelineBuilder, StreamRecord};
+use streaming_accumulator::stream::StreamPipelineBuilder;
+use streaming_accumulator::{Builder, StreamError, StreamPipeline, StreamRecord};
 use tokio::time::Instant;
 
 use crate::pressure::ADAPTIVE;

@@ -21,9 +21,9 @@ async fn many_producers_each_keep_their_order() {
         let hooks = hooks(|layer| layer);
         let builder = StreamPipeline::builder().buffer_limit(8).backpressure(strategy);
         let pipeline = hooks.pipeline(builder).await;
-        let mut tap = pipeline.tap().waited();
-        let all = tokio::spawn(async move { (rest(&mut tap).await, tap.missed(), tap.outcome().cloned()) });
-        let group = pipeline.handle().work_group().waited();
+        let mut tap = pipeline.tap().lossless();
+        let all = tokio::spawn(async move { (rest(&mut tap).await, tap.lagged(), tap.outcome().cloned()) });
+        let group = pipeline.handle().consumer_group().lossless();
         let workers: Vec<_> = (0..3)
             .map(|_| {
                 let mut member = group.clone();
@@ -41,7 +41,7 @@ async fn many_producers_each_keep_their_order() {
 
         let shares = within("the group", join_all(workers)).await;
         let shares: Vec<_> = shares.into_iter().map(Result::unwrap).collect();
-        assert_eq!(group.missed(), 0);
+        assert_eq!(group.lagged(), 0);
         let key = |chunk: &Bytes| (chunk[0], u32::from_le_bytes(chunk[1..5].try_into().unwrap()));
         for share in &shares {
             assert!(share.iter().map(key).is_sorted_by(|a, b| a.0 != b.0 || a.1 < b.1), "in order");
@@ -103,7 +103,7 @@ async fn slow_reader_forgets_no_waiting_producer() {
         Adaptive { initial_delay: Duration::ZERO, max_delay: Duration::ZERO, multiplier: 1.0 },
     ] {
         let pipeline = StreamPipeline::builder().buffer_limit(2).backpressure(strategy).build();
-        let mut tap = pipeline.tap().waited();
+        let mut tap = pipeline.tap().lossless();
         let (done, most) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (farthest, is_done) = (Arc::clone(&most), Arc::clone(&done));
         let read = tokio::spawn(async move {
@@ -115,7 +115,7 @@ async fn slow_reader_forgets_no_waiting_producer() {
                     tokio::task::yield_now().await;
                 }
             }
-            (seen, tap.missed())
+            (seen, tap.lagged())
         });
         produce::<8>(&pipeline, 300).await;
         done.store(true, SeqCst);

@@ -80,7 +80,7 @@ async fn each_outcome_goes_to_its_own_hook() {
 async fn empty_pipelines_and_chunks_make_a_record() {
     let hooks = hooks(|layer| layer);
     let pipeline = hooks.pipeline(StreamPipeline::builder()).await;
-    let mut tap = pipeline.tap().waited();
+    let mut tap = pipeline.tap().lossless();
     push_all(&pipeline, &[Bytes::new(), Bytes::new()]).await;
     assert!(pipeline.finish(Outcome::Completed));
     assert!(rest(&mut tap).await.is_empty());
@@ -128,7 +128,7 @@ async fn dropping_the_last_clone_cancels() {
     let pipeline = hooks.pipeline(StreamPipeline::builder()).await;
     let clone = pipeline.clone();
     assert_eq!(clone.id(), pipeline.id());
-    let (mut tap, handle, token) = (pipeline.tap().waited(), pipeline.handle().clone(), clone.child_token());
+    let (mut tap, handle, token) = (pipeline.tap().lossless(), pipeline.handle().clone(), clone.child_token());
     push_all(&pipeline, &chunks(0..2)).await;
     drop(pipeline);
     push_all(&clone, &chunks(2..4)).await;

@@ -55,7 +55,7 @@ async fn adaptive_holds_pushes_at_the_limit() {
         assert!(pipeline.finish(Outcome::Completed));
         seen.extend(rest(&mut reader).await);
         assert!(seen == sent);
-        assert_eq!(reader.missed(), 0);
+        assert_eq!(reader.lagged(), 0);
     }
 }
 
@@ -86,14 +86,14 @@ async fn drop_oldest_never_waits_and_counts_the_skipped() {
             let start = Instant::now();
             push_all(&pipeline, &chunks(0..100)).await;
             assert_eq!(numbers(&take(&mut reader, 3)), [90, 91, 92], "{max_size}");
-            assert_eq!(reader.missed(), 90);
+            assert_eq!(reader.lagged(), 90);
             push_all(&pipeline, &chunks(100..102)).await;
             assert_eq!(numbers(&take(&mut reader, 1)), [93]);
-            assert_eq!(reader.missed(), 90, "nine behind is not too far");
+            assert_eq!(reader.lagged(), 90, "nine behind is not too far");
             push_all(&pipeline, &chunks(102..110)).await;
             assert!(pipeline.finish(Outcome::Completed));
             assert_eq!(numbers(&rest(&mut reader).await), (100..110).collect::<Vec<_>>());
-            assert_eq!(reader.missed(), 96);
+            assert_eq!(reader.lagged(), 96);
             assert!(start.elapsed().is_zero());
         }
     }
@@ -132,7 +132,7 @@ async fn reject_fails_the_push_at_the_limit() {
 #[tokio::test(start_paused = true)]
 async fn reject_spares_a_reader_below_the_limit() {
     let pipeline = pressed(Reject).build();
-    let mut tap = pipeline.tap().waited();
+    let mut tap = pipeline.tap().lossless();
     push_all(&pipeline, &chunks(0..9)).await;
     for n in 9..100 {
         push_all(&pipeline, &[chunk(n, 10)]).await;
@@ -243,7 +243,7 @@ async fn end_of_the_stream_ends_every_wait() {
             let hooks = hooks(|layer| layer);
             let parent = CancellationToken::new();
             let pipeline = hooks.pipeline(pressed(strategy).token(&parent)).await;
-            let _unread = pipeline.tap().waited();
+            let _unread = pipeline.tap().lossless();
             let before = if strategy == delayed { 5 } else { 10 };
             push_all(&pipeline, &chunks(0..before)).await;
             let mut waiting: Vec<_> = (10..13).map(|n| task::spawn(pipeline.push(chunk(n, 10)))).collect();
@@ -264,7 +264,7 @@ async fn end_of_the_stream_ends_every_wait() {
 #[tokio::test(start_paused = true)]
 async fn one_failed_push_fails_the_others() {
     let pipeline = pressed(Block(30 * MS)).build();
-    let _unread = pipeline.tap().waited();
+    let _unread = pipeline.tap().lossless();
     push_all(&pipeline, &chunks(0..10)).await;
     let mut first = task::spawn(pipeline.push(chunk(10, 10)));
     assert!(first.poll().is_pending());
@@ -283,7 +283,7 @@ async fn strategies_do_nothing_without_waited_readers() {
     for strategy in ALL {
         for tapped in [false, true] {
             let pipeline = pressed(strategy).build();
-            let _unread = tapped.then(|| (pipeline.tap(), pipeline.handle().work_group()));
+            let _unread = tapped.then(|| (pipeline.tap(), pipeline.handle().consumer_group()));
             let start = Instant::now();
             push_all(&pipeline, &chunks(0..500)).await;
             assert!(pipeline.finish(Outcome::Completed));

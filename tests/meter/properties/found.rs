@@ -1,8 +1,6 @@
 //! What the properties and the fuzz targets have found, case by case.
 
-use streaming_accumulator::{
-    EventStreamDecoder, Incomplete, JsonDecoder, MeterSet, NdjsonDecoder, Protocol, SseDecoder, TextPolicy,
-};
+use streaming_accumulator::meter::{EventStreamDecoder, Incomplete, JsonDecoder, MeterSet, NdjsonDecoder, Protocol, SseDecoder, TextPolicy};
 
 use crate::recordings::meter_at;
 
@@ -49,7 +47,7 @@ fn event_without_its_blank_line_keeps_its_id() {
 fn event_with_an_overlong_line_is_dropped() {
     let mut decoder = SseDecoder::with_max(10);
     assert!(decoder.next(&mut &b"data: {}\ndata: too long\n"[..]).is_none());
-    assert!(decoder.is_overflown());
+    assert!(decoder.has_overflowed());
     assert!(decoder.finish().is_none());
 }
 
@@ -57,7 +55,7 @@ fn event_with_an_overlong_line_is_dropped() {
 fn nothing_is_read_behind_an_overlong_value() {
     let mut decoder = JsonDecoder::with_max(4);
     assert!(decoder.next(&mut &b"{\"long\":"[..]).is_none());
-    assert!(decoder.is_overflown());
+    assert!(decoder.has_overflowed());
     for mut rest in [&b"1}"[..], b"[]"] {
         assert!(decoder.next(&mut rest).is_none());
         assert!(rest.is_empty() && !decoder.is_array(), "nothing is read");

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::Value;
-use streaming_accumulator::{EventStreamError, EventStreamValue};
+use streaming_accumulator::meter::{EventStreamError, EventStreamValue};
 
 use crate::properties_reference::{
     event_stream, grpc, grpc_reference, json, json_reference, ndjson, ndjson_reference, same_however_cut,
@@ -124,8 +124,8 @@ proptest! {
         let wanted = sse_reference(&body);
         // A BOM is not part of a line.
         let longest = body.split(|byte| b"\r\n".contains(byte)).map(<[u8]>::len).max().unwrap_or(0);
-        prop_assert!(answer.is_overflown || longest <= max + 3);
-        if answer.is_overflown {
+        prop_assert!(answer.has_overflowed || longest <= max + 3);
+        if answer.has_overflowed {
             prop_assert!(wanted.events.starts_with(&answer.events));
             prop_assert_eq!(answer.last, None);
         } else {
@@ -144,8 +144,8 @@ proptest! {
         let answer = same_however_cut(&body, &cuts, |pieces| ndjson(max, pieces));
         let wanted = ndjson_reference(&body);
         let longest = body.split(|byte| *byte == b'\n').map(<[u8]>::len).max().unwrap_or(0);
-        prop_assert_eq!(answer.is_overflown, longest > max);
-        if answer.is_overflown {
+        prop_assert_eq!(answer.has_overflowed, longest > max);
+        if answer.has_overflowed {
             prop_assert!(wanted.lines.starts_with(&answer.lines));
         } else {
             prop_assert_eq!(answer, wanted);
@@ -164,7 +164,7 @@ proptest! {
         let wanted = json_reference(body.as_bytes()).expect("JSON");
         let found: Vec<Value> =
             answer.values.iter().map(|value| serde_json::from_slice(value).expect("JSON")).collect();
-        if answer.is_overflown {
+        if answer.has_overflowed {
             prop_assert!(max < UNBOUNDED && wanted.starts_with(&found));
         } else {
             prop_assert_eq!(found, wanted);

@@ -2,7 +2,7 @@
 //! thinking and tool deltas), *Handling stop reasons*, *Errors*, *Prompt caching*, *Server tools*, *Compaction*, and
 //! Google's *Claude on Vertex AI* (`streamRawPredict`).
 
-use streaming_accumulator::UsageBasis;
+use streaming_accumulator::meter::UsageBasis;
 
 use super::{Answer, counts, error, events, json, protocol};
 

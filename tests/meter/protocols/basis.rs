@@ -1,8 +1,8 @@
 //! What the counts of a stream rest on, for each protocol cut at each stage. The streams are those of the providers'
 //! documents; see the other files.
 
-use streaming_accumulator::UsageBasis::{Absent, Partial, Reported};
-use streaming_accumulator::{Incomplete, LlmReport, MeterSet, UsageBasis};
+use streaming_accumulator::meter::UsageBasis::{Absent, Partial, Reported};
+use streaming_accumulator::meter::{Incomplete, LlmReport, MeterSet, UsageBasis};
 
 use super::frames::{event, stream, wrapped};
 use super::{Answer, counts, events, json, lines};

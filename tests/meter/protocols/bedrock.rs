@@ -1,7 +1,7 @@
 //! Written from Amazon's documents: *ConverseStream* and its `ConverseStreamOutput` (events and exceptions), *Converse*,
 //! `TokenUsage`, and Smithy's *event stream* specification (exception and error messages).
 
-use streaming_accumulator::{Incomplete, UsageBasis};
+use streaming_accumulator::meter::{Incomplete, UsageBasis};
 
 use super::frames::{event, exception, message, stream};
 use super::{counts, error, json, protocol};

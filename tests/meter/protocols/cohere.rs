@@ -1,7 +1,7 @@
 //! Written from Cohere's documents: *Chat API* v2 (streamed events, finish reasons, `usage`), *Chat API* v1 (stream
 //! events, `meta`), and *Errors*.
 
-use streaming_accumulator::UsageBasis;
+use streaming_accumulator::meter::UsageBasis;
 
 use super::{counts, error, events, json, lines, protocol};
 

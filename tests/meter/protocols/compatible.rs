@@ -2,7 +2,7 @@
 //! api-discussion #193, which shows a chunk), vLLM (`continuous_usage_stats`, error objects), Databricks, Groq, xAI,
 //! OpenRouter and Vercel, DeepSeek (*Context caching*), Moonshot (*Streaming*), Mistral, llama.cpp and GPUStack.
 
-use streaming_accumulator::{MeterSet, Protocol, UsageBasis};
+use streaming_accumulator::meter::{MeterSet, Protocol, UsageBasis};
 
 use super::{Answer, counts, error, events, json, protocol};
 

@@ -1,7 +1,7 @@
 //! Which protocol a stream speaks, and that what cannot be told is not guessed. The first events are those of the
 //! providers' documents; see the other files.
 
-use streaming_accumulator::{Incomplete, LlmReport, MeterSet, Protocol, UsageBasis};
+use streaming_accumulator::meter::{Incomplete, LlmReport, MeterSet, Protocol, UsageBasis};
 
 use super::frames::{event, stream, wrapped};
 use super::{Answer, error, events, json, lines, protocol};

@@ -1,7 +1,7 @@
 //! Written from Google's documents: *Generating content* (`streamGenerateContent`, `alt=sse`, `GenerateContentResponse`,
 //! `UsageMetadata`, `PromptFeedback`, `FinishReason`), *Thinking*, *Tool use*, and Vertex AI's error bodies.
 
-use streaming_accumulator::UsageBasis;
+use streaming_accumulator::meter::UsageBasis;
 
 use super::{Answer, counts, error, events, json, protocol, reasons};
 

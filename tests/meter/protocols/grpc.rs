@@ -3,7 +3,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use streaming_accumulator::{Incomplete, UsageBasis};
+use streaming_accumulator::meter::{Incomplete, UsageBasis};
 
 use super::{Answer, error, protocol};
 

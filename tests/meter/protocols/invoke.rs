@@ -1,7 +1,7 @@
 //! Written from Amazon's documents: *InvokeModelWithResponseStream* (`PayloadPart`), and *Inference request parameters
 //! and response fields* of Titan, Llama, Mistral, Cohere, Claude, Nova, DeepSeek and OpenAI's models.
 
-use streaming_accumulator::UsageBasis;
+use streaming_accumulator::meter::UsageBasis;
 
 use super::frames::{exception, stream, wrapped};
 use super::{Answer, counts, error, json, protocol};

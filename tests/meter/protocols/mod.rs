@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
-use streaming_accumulator::{AnswerHead, LlmReport, MeterSet, TextPolicy, Usage};
+use streaming_accumulator::meter::{ResponseHead, LlmReport, MeterSet, TextPolicy};
+use streaming_accumulator::Usage;
 
 /// A response that is metered, however it is cut.
 #[derive(Clone)]
@@ -129,8 +130,8 @@ impl Answer {
         if let Some(content_type) = self.content_type {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
-        let head = AnswerHead::new(&Method::POST, &self.uri, StatusCode::OK, &headers);
-        let mut metering = meters.metering(&head).expect("a meter");
+        let head = ResponseHead::new(&Method::POST, &self.uri, StatusCode::OK, &headers);
+        let mut metering = meters.open(&head).expect("a meter");
         for piece in pieces {
             metering.feed(piece, Duration::from_millis(7));
         }

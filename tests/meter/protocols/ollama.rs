@@ -1,7 +1,7 @@
 //! Written from Ollama's documents: `docs/api.md` (*Generate a completion*, *Generate a chat completion*), *Thinking*,
 //! *Streaming* and *Errors* (an error midway is a line of its own).
 
-use streaming_accumulator::UsageBasis;
+use streaming_accumulator::meter::UsageBasis;
 
 use super::{counts, error, json, lines, protocol};
 

@@ -1,7 +1,7 @@
 //! Written from OpenAI's documents: *Chat Completions* and its streaming reference (`stream_options.include_usage`,
 //! `n`, refusals, tool calls, the older `function_call`), *Completions*, and Azure's *Content streaming*.
 
-use streaming_accumulator::{TextPolicy, UsageBasis};
+use streaming_accumulator::meter::{TextPolicy, UsageBasis};
 
 use super::{Answer, counts, error, events, json, protocol, reasons};
 
@@ -241,7 +241,7 @@ fn needles_inside_strings_fool_nobody() {
     assert_eq!(found.basis, UsageBasis::Absent);
     let text = report.text.expect("text");
     assert!(text.contains(r#""usage":{"prompt_tokens":1"#) && text.ends_with("😀’\u{FFFD}"), "{text}");
-    let skip = streaming_accumulator::MeterSet::detect().text(TextPolicy::Skip);
+    let skip = streaming_accumulator::meter::MeterSet::detect().text(TextPolicy::Skip);
     let (report, found) = read(&chunks).with(skip).read();
     assert_eq!((report.finish_reason(), error(&report), found.basis), (None, None, UsageBasis::Absent));
     // With the real ones behind them.

@@ -1,7 +1,7 @@
 //! Written from OpenAI's documents: *Responses*, its streaming events (`response.failed`, `response.incomplete`,
 //! `error`, refusals, reasoning, items and parts), and *Background mode* (`response.cancelled`, queued answers).
 
-use streaming_accumulator::UsageBasis;
+use streaming_accumulator::meter::UsageBasis;
 
 use super::{Answer, counts, error, events, json, protocol};
 

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode, Uri};
-use streaming_accumulator::{AnswerHead, LlmReport, MeterSet, TextPolicy};
+use streaming_accumulator::meter::{ResponseHead, LlmReport, MeterSet, TextPolicy};
 
 fn metered(meters: &MeterSet, chunks: &[(u64, String)]) -> LlmReport {
     let (headers, uri) = (HeaderMap::new(), Uri::from_static("/any/path"));
-    let head = AnswerHead::new(&Method::POST, &uri, StatusCode::OK, &headers);
-    let mut metering = meters.metering(&head).expect("a meter");
+    let head = ResponseHead::new(&Method::POST, &uri, StatusCode::OK, &headers);
+    let mut metering = meters.open(&head).expect("a meter");
     for (millis, chunk) in chunks {
         metering.feed(chunk.as_bytes(), Duration::from_millis(*millis));
     }

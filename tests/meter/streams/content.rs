@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use http::{Method, Response};
 use streaming_accumulator::Evidence::EndOfBody;
-use streaming_accumulator::{Capture, Incomplete, LlmReport, Outcome, Phase, StreamRecord, UsageBasis};
+use streaming_accumulator::meter::{Incomplete, LlmReport, UsageBasis};
+use streaming_accumulator::{Capture, Outcome, Phase, StreamRecord};
 
 use super::lines::{Made, lines, metered, report, tokens};
 use crate::support::exchange::{H2, H11};

@@ -2,7 +2,8 @@
 
 use http::{Method, Response};
 use streaming_accumulator::Evidence::{Dropped, EndOfBody, Error, Length, LogicalEnd, Stopped};
-use streaming_accumulator::{Evidence, MeterSet, Outcome, Phase, StreamError, UsageBasis};
+use streaming_accumulator::meter::{MeterSet, UsageBasis};
+use streaming_accumulator::{Evidence, Outcome, Phase, StreamError};
 
 use super::lines::{Made, is_cut, lines, metered, report, tokens};
 use crate::support::exchange::{H2, H11};

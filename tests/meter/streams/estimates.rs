@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use streaming_accumulator::{
-    AccumulatorBody, BoxError, CaptureRequest, Estimator, Meter, MeterSet, Outcome, Phase, Reading,
-    RequestBody, StreamRecord, UsageBasis,
-};
+use streaming_accumulator::http::{CaptureRequest, RequestBody};
+use streaming_accumulator::meter::{Estimator, Meter, MeterSet, ReportBuilder, UsageBasis};
+use streaming_accumulator::{AccumulatorBody, BoxError, Outcome, Phase, StreamRecord};
 use tower::ServiceExt;
 
 use super::lines::{lines, tokens};
@@ -38,11 +37,11 @@ impl Estimator for Bytewise {
 // === impl Texts ===
 
 impl Meter for Texts {
-    fn feed(&mut self, bytes: &[u8], reading: &mut Reading) {
+    fn feed(&mut self, bytes: &[u8], reading: &mut ReportBuilder) {
         reading.text(0, &String::from_utf8_lossy(bytes));
     }
 
-    fn finish(&mut self, _: &mut Reading) {}
+    fn finish(&mut self, _: &mut ReportBuilder) {}
 
     fn is_terminated(&self) -> Option<bool> {
         None

@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use http::Response;
 use streaming_accumulator::Evidence::EndOfBody;
-use streaming_accumulator::{Handle, Incomplete, Meter, MeterSet, Outcome, Reading, UsageBasis};
+use streaming_accumulator::meter::{Incomplete, Meter, MeterSet, ReportBuilder, UsageBasis};
+use streaming_accumulator::{Handle, Outcome};
 
 use super::lines::{Lines, is_cut, report, tokens};
 use crate::support::exchange::{H2, H11};
@@ -37,12 +38,12 @@ impl Faulty {
 }
 
 impl Meter for Faulty {
-    fn feed(&mut self, bytes: &[u8], reading: &mut Reading) {
+    fn feed(&mut self, bytes: &[u8], reading: &mut ReportBuilder) {
         self.lines.feed(bytes, reading);
         assert!(self.panics != Panics::InFeed, "scripted panic");
     }
 
-    fn finish(&mut self, reading: &mut Reading) {
+    fn finish(&mut self, reading: &mut ReportBuilder) {
         assert!(self.panics != Panics::InFinish, "scripted panic");
         self.lines.finish(reading);
     }
@@ -96,14 +97,14 @@ struct Stopper {
 }
 
 impl Meter for Stopper {
-    fn feed(&mut self, bytes: &[u8], reading: &mut Reading) {
+    fn feed(&mut self, bytes: &[u8], reading: &mut ReportBuilder) {
         self.lines.feed(bytes, reading);
         if bytes == b"stop\n" {
             assert!(self.handle.get().unwrap().streams()[0].cancel());
         }
     }
 
-    fn finish(&mut self, reading: &mut Reading) {
+    fn finish(&mut self, reading: &mut ReportBuilder) {
         self.lines.finish(reading);
     }
 

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use streaming_accumulator::{
-    InBandError, LlmReport, Meter, MeterSet, Protocol, Reading, StreamRecord, Usage, UsageBasis,
-};
+use streaming_accumulator::meter::{InBandError, LlmReport, Meter, MeterSet, Protocol, ReportBuilder, UsageBasis};
+use streaming_accumulator::{StreamRecord, Usage};
 
 use crate::support::*;
 
@@ -66,7 +65,7 @@ impl Made {
 // === impl Lines ===
 
 impl Meter for Lines {
-    fn feed(&mut self, bytes: &[u8], reading: &mut Reading) {
+    fn feed(&mut self, bytes: &[u8], reading: &mut ReportBuilder) {
         for byte in bytes {
             if *byte == b'\n' {
                 self.finish(reading);
@@ -76,7 +75,7 @@ impl Meter for Lines {
         }
     }
 
-    fn finish(&mut self, reading: &mut Reading) {
+    fn finish(&mut self, reading: &mut ReportBuilder) {
         let line = std::mem::take(&mut self.line);
         reading.protocol(Protocol::Other("lines".into()));
         match &line[..] {

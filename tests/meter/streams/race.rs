@@ -7,7 +7,8 @@ use std::thread;
 
 use http::{Request, Response};
 use http_body::Body;
-use streaming_accumulator::{AccumulatorBody, Outcome, StreamError, StreamHandle, UsageBasis};
+use streaming_accumulator::meter::UsageBasis;
+use streaming_accumulator::{AccumulatorBody, Outcome, StreamError, StreamHandle};
 use tower::ServiceExt;
 
 use super::lines::{metered, report, tokens};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Response;
-use streaming_accumulator::{MeterSet, RetryPolicy, StreamRecord, StreamingAccumulatorLayer, UsageBasis};
+use streaming_accumulator::meter::{MeterSet, UsageBasis};
+use streaming_accumulator::{RetryPolicy, StreamRecord, StreamingAccumulatorLayer};
 use tower::Layer;
 
 use super::lines::{Made, lines, tokens};

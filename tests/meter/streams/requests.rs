@@ -9,10 +9,9 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use streaming_accumulator::{
-    BoxError, Capture, CaptureRequest, ConfigError, Outcome, Phase, RequestBody, StreamRecord,
-    StreamingAccumulatorLayer, UsageBasis, WhenFull,
-};
+use streaming_accumulator::http::{CaptureRequest, RequestBody};
+use streaming_accumulator::meter::UsageBasis;
+use streaming_accumulator::{BoxError, Capture, ConfigError, Outcome, Phase, StreamRecord, StreamingAccumulatorLayer, WhenFull};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server as TonicServer};

@@ -7,9 +7,8 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body::Body;
 use streaming_accumulator::Evidence::{Limit, LogicalEnd, Stopped};
-use streaming_accumulator::{
-    AccumulatorBody, Builder, EndedBy, Outcome, Phase, StreamError, StreamPipeline, UsageBasis,
-};
+use streaming_accumulator::meter::UsageBasis;
+use streaming_accumulator::{AccumulatorBody, Builder, EndedBy, Outcome, Phase, StreamError, StreamPipeline};
 use tower::ServiceExt;
 
 use super::lines::{is_cut, lines, metered, report, tokens};
