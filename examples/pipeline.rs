@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use streaming_accumulator::{BackpressureStrategy, Outcome, StreamPipeline, StreamRecord, StreamingAccumulatorLayer};
+use streaming_accumulator::{
+    BackpressureStrategy, Outcome, StreamPipeline, StreamRecord, StreamingAccumulatorLayer,
+};
 use tokio::task::JoinSet;
 
 /// What a record is billed to.

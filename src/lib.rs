@@ -132,15 +132,15 @@ pub mod capture {
 pub use self::accumulator::{Capture, Content, ContentAccumulator, MemoryBudget, StreamChunk};
 pub use self::delivery::{Audit, Handle, RetryPolicy, ShutdownReport, StreamHook, WhenFull};
 pub use self::error::{BoxError, ConfigError};
+#[cfg(feature = "llm")]
+pub use self::http::CaptureRequestLayer;
 pub use self::http::{
     AccumulatorBody, BodyError, Builder, Rejected, StreamingAccumulator, StreamingAccumulatorLayer,
 };
-#[cfg(feature = "llm")]
-pub use self::http::CaptureRequestLayer;
 pub use self::id::StreamId;
 #[cfg(feature = "llm")]
 pub use self::meter::Usage;
 pub use self::stream::{
-    BackpressureStrategy, EndedBy, Evidence, Outcome, Phase, PushError, StopReason, StreamError, StreamHandle,
-    StreamMetrics, StreamPipeline, StreamRecord, Tap,
+    BackpressureStrategy, EndedBy, Evidence, Outcome, Phase, PushError, StopReason, StreamError,
+    StreamHandle, StreamMetrics, StreamPipeline, StreamRecord, Tap,
 };

@@ -3,8 +3,8 @@
 use std::hint::black_box;
 use std::sync::Mutex;
 
-use streaming_accumulator::capture::ContentWriter;
 use streaming_accumulator::ContentAccumulator;
+use streaming_accumulator::capture::ContentWriter;
 use tokio::time::Instant;
 
 use crate::contestants::{Accumulator, Chunk, Queue};

@@ -20,7 +20,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{Method, StatusCode, Uri};
 use serde_json::Value;
-use streaming_accumulator::meter::{ResponseHead, MeterSet, TextPolicy};
+use streaming_accumulator::meter::{MeterSet, ResponseHead, TextPolicy};
 use tokio::time::Instant;
 
 use recordings::Recording;

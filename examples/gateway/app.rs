@@ -7,8 +7,8 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
-use streaming_accumulator::http::CaptureRequest;
 use streaming_accumulator::StreamingAccumulatorLayer;
+use streaming_accumulator::http::CaptureRequest;
 use tower::ServiceExt;
 
 use crate::admin::Admin;

@@ -150,7 +150,9 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
     }
 
     /// A slot, as soon as there is one and the memory budget has room; `None` once the shutdown has begun.
-    pub(crate) fn slot(&self) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static + use<C> {
+    pub(crate) fn slot(
+        &self,
+    ) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static + use<C> {
         let (slots, budget) = (Arc::clone(&self.slots), self.stream.budget.clone());
         let closing = self.closing.clone();
         async move {

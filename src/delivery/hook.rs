@@ -200,7 +200,8 @@ impl<C: 'static> ClosureHook<C> {
         H: Fn(Arc<StreamRecord<C>>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoHookResult> + Send + 'static,
     {
-        let mut this = Self { is_on_end: kind == ClosureKind::End, complete: None, cancel: None, failure: None };
+        let mut this =
+            Self { is_on_end: kind == ClosureKind::End, complete: None, cancel: None, failure: None };
         let closure: Closure<C> = Arc::new(move |record, call: &mut HookCall| {
             let future = hook(record);
             call.set(async move { future.await.into_hook_result() });

@@ -120,11 +120,7 @@ impl<C> DeliveryConfig<C> {
 // === impl QueueSender ===
 
 impl<C: Send + Sync + 'static> QueueSender<C> {
-    pub(super) fn new(
-        hook: Box<dyn ErasedHook<C>>,
-        name: Arc<str>,
-        config: &Arc<DeliveryConfig<C>>,
-    ) -> Self {
+    pub(super) fn new(hook: Box<dyn ErasedHook<C>>, name: Arc<str>, config: &Arc<DeliveryConfig<C>>) -> Self {
         let queue = HookQueue {
             hook,
             name,

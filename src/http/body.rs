@@ -372,11 +372,7 @@ impl Tee {
     }
 
     #[cold]
-    fn poll_throttle(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &StreamState,
-    ) -> Poll<Result<(), StreamError>> {
+    fn poll_throttle(&mut self, cx: &mut Context<'_>, stream: &StreamState) -> Poll<Result<(), StreamError>> {
         let throttle = self
             .throttle
             .get_or_insert_with(|| Box::new(PollThrottle::new(stream.config().max_bytes_per_second)));

@@ -139,7 +139,10 @@ impl StreamHandle {
     }
 
     pub(crate) fn stop(&self, reason: StopReason) -> bool {
-        matches!(self.state.settle(EndSignal::Stopped(reason), None), Settlement::Failed(_) | Settlement::Deferred)
+        matches!(
+            self.state.settle(EndSignal::Stopped(reason), None),
+            Settlement::Failed(_) | Settlement::Deferred
+        )
     }
 }
 

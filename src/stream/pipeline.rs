@@ -174,6 +174,9 @@ impl StreamPipeline {
         if let Err(full) = shared.sender.try_send(chunk) {
             let sending = shared.sender.send_async(full.into_inner());
             shared.unless_cancelled(sending).await?.map_err(|_| PushError::Ended)?;
+            shared.move_all()?;
+            // Whoever ended the stream emptied the channel, too.
+            return shared.check();
         }
         shared.move_all()
     }
@@ -597,8 +600,8 @@ mod tests {
         drop(stuck);
         assert!(pipeline.finish(Outcome::Cancelled));
         assert!(waiting.is_woken());
-        assert_eq!(waiting.await, Ok(()), "it was taken while it waited");
-        assert_eq!(pipeline.snapshot().to_bytes().unwrap(), "xxyxxy");
+        assert_eq!(waiting.await, Err(PushError::Ended), "it waited too long");
+        assert_eq!(pipeline.snapshot().to_bytes().unwrap(), "xxyxx");
         assert!(pipeline.push(Bytes::from_static(b"!")).await.is_err());
     }
 
@@ -642,6 +645,9 @@ mod tests {
         assert_eq!(pipeline.metrics().bytes(), 9);
         assert!(pipeline.metrics().elapsed() < Duration::from_secs(3600));
         let content = pipeline.snapshot();
-        assert_eq!((content.to_bytes().unwrap(), content.is_truncated()), (Bytes::from_static(b"abca"), true));
+        assert_eq!(
+            (content.to_bytes().unwrap(), content.is_truncated()),
+            (Bytes::from_static(b"abca"), true)
+        );
     }
 }

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::head::{RequestHead, ResponseFacts};
 use super::outcome::Outcome;
 use super::trace;
-use crate::contain::contain;
 use crate::accumulator::{Content, Mark, MemoryBudget};
-use crate::meter::{Charge, LlmReport, MeterSet, Quota, RequestFacts, ResponseHead, StreamMeter, StreamReport, Usage};
+use crate::contain::contain;
+use crate::meter::{
+    Charge, LlmReport, MeterSet, Quota, RequestFacts, ResponseHead, StreamMeter, StreamReport, Usage,
+};
 
 /// What was found in a stream. Everything is made once, on first use.
 pub(crate) struct LazyReport {

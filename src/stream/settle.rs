@@ -102,13 +102,16 @@ impl StreamState {
         self.buffer().complete(bytes);
         let content = self.snapshot();
         #[cfg(feature = "llm")]
-        let report = self.report(meter, MeteredStream {
-            request: self.request(),
-            response: response.as_ref(),
-            outcome: &outcome,
-            content: &content,
-            bytes,
-        });
+        let report = self.report(
+            meter,
+            MeteredStream {
+                request: self.request(),
+                response: response.as_ref(),
+                outcome: &outcome,
+                content: &content,
+                bytes,
+            },
+        );
         let ended = EndedStream {
             id: self.id(),
             request: self.request().clone(),
@@ -156,12 +159,7 @@ impl StreamState {
     }
 
     /// The facts as they stand.
-    fn facts(
-        &self,
-        signal: EndSignal,
-        response: Option<&ResponseFacts>,
-        grpc: Option<GrpcStatus>,
-    ) -> Facts {
+    fn facts(&self, signal: EndSignal, response: Option<&ResponseFacts>, grpc: Option<GrpcStatus>) -> Facts {
         let flags = self.flags();
         let panicked = flags.has(Flags::POLLING);
         Facts {

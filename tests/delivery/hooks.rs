@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use streaming_accumulator::{BoxError, ConfigError, EndedBy, Evidence, Outcome, Phase, RetryPolicy, StreamHandle, StreamHook, StreamRecord, StreamingAccumulatorLayer};
+use streaming_accumulator::{
+    BoxError, ConfigError, EndedBy, Evidence, Outcome, Phase, RetryPolicy, StreamHandle, StreamHook,
+    StreamRecord, StreamingAccumulatorLayer,
+};
 
 use crate::support::{Flow, Records, complete, next, open, settled};
 

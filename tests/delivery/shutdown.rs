@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use streaming_accumulator::{EndedBy, Outcome, RetryPolicy, StopReason, StreamError, StreamRecord, StreamingAccumulatorLayer};
+use streaming_accumulator::{
+    EndedBy, Outcome, RetryPolicy, StopReason, StreamError, StreamRecord, StreamingAccumulatorLayer,
+};
 use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service};

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use bytes::Bytes;
 use http_body::Body;
-use streaming_accumulator::{Capture, EndedBy, Evidence, Outcome, Phase, StopReason, StreamError, StreamingAccumulatorLayer};
+use streaming_accumulator::{
+    Capture, EndedBy, Evidence, Outcome, Phase, StopReason, StreamError, StreamingAccumulatorLayer,
+};
 use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{Flow, Records, next, open, settled};

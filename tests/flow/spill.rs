@@ -12,7 +12,10 @@ use futures_util::StreamExt;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
-use streaming_accumulator::{AccumulatorBody, BackpressureStrategy, Builder, Capture, ConfigError, Content, MemoryBudget, Outcome, StreamError, StreamRecord, StreamingAccumulatorLayer};
+use streaming_accumulator::{
+    AccumulatorBody, BackpressureStrategy, Builder, Capture, ConfigError, Content, MemoryBudget, Outcome,
+    StreamError, StreamRecord, StreamingAccumulatorLayer,
+};
 use tokio::io::AsyncReadExt;
 use tower::ServiceExt;
 

@@ -135,7 +135,10 @@ async fn tap_opened_after_the_end_reads_the_capture() {
         assert!(seen.len() >= head + tail && seen.is_sorted(), "{capture:?}: {seen:?}");
         assert!(tail == 0 || seen.ends_with(&(30 - tail as u64..30).collect::<Vec<_>>()), "{capture:?}");
         assert_eq!(tap.outcome(), Some(&Outcome::Completed));
-        assert_eq!(within("the end", flow.handle.tap().lossless().collect::<Vec<_>>()).await.len(), seen.len());
+        assert_eq!(
+            within("the end", flow.handle.tap().lossless().collect::<Vec<_>>()).await.len(),
+            seen.len()
+        );
     }
 }
 

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use streaming_accumulator::{AccumulatorBody, BackpressureStrategy, Builder, Capture, StreamHandle, StreamRecord, Tap};
+use streaming_accumulator::{
+    AccumulatorBody, BackpressureStrategy, Builder, Capture, StreamHandle, StreamRecord, Tap,
+};
 use tower::ServiceExt;
 
 use crate::body::ready;

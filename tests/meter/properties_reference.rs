@@ -4,8 +4,11 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use streaming_accumulator::meter::{ResponseHead, EventStreamDecoder, EventStreamError, EventStreamMessage, EventStreamValue, GrpcDecoder, JsonDecoder, LlmReport, MeterSet, NdjsonDecoder, SseDecoder, SseEvent};
 use streaming_accumulator::Usage;
+use streaming_accumulator::meter::{
+    EventStreamDecoder, EventStreamError, EventStreamMessage, EventStreamValue, GrpcDecoder, JsonDecoder,
+    LlmReport, MeterSet, NdjsonDecoder, ResponseHead, SseDecoder, SseEvent,
+};
 
 /// What a buffer may hold beyond its limit: a vector begins with room for a few bytes.
 const SLACK: usize = 64;

@@ -1,8 +1,8 @@
 //! Recorded streams, metered whole, in pieces, and cut short.
 
 use serde_json::{Value, json};
-use streaming_accumulator::meter::{LlmReport, MeterSet, TextPolicy};
 use streaming_accumulator::Usage;
+use streaming_accumulator::meter::{LlmReport, MeterSet, TextPolicy};
 
 use crate::recordings::{Recording, meter, meter_at, recordings};
 use crate::support::{is_thorough, rounds};

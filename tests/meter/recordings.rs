@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use serde_json::Value;
-use streaming_accumulator::meter::{ResponseHead, LlmReport, MeterSet};
 use streaming_accumulator::Usage;
+use streaming_accumulator::meter::{LlmReport, MeterSet, ResponseHead};
 
 /// The recordings, where this checkout has them beside it.
 pub(crate) fn fixtures() -> Option<PathBuf> {

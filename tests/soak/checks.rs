@@ -9,7 +9,9 @@ use fastrand::Rng;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use streaming_accumulator::{MemoryBudget, Outcome, StreamError, StreamHandle, StreamRecord, StreamingAccumulatorLayer, Tap};
+use streaming_accumulator::{
+    MemoryBudget, Outcome, StreamError, StreamHandle, StreamRecord, StreamingAccumulatorLayer, Tap,
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use streaming_accumulator::{MapRequest, StreamRecord};
+use streaming_accumulator::{CaptureRequestLayer, StreamRecord};
+use tower::Layer;
 
 use super::account::Account;
 use super::body::MockBody;
@@ -117,11 +118,16 @@ impl Exchange {
     }
 
     /// As [`run`](Self::run), through a layer of the test's own.
-    pub(crate) async fn run_through<R>(&self, recorder: Recorder<(), R>) -> (Reply, Arc<StreamRecord>)
-    where
-        R: MapRequest<Incoming, Body: Send>,
-    {
+    pub(crate) async fn run_through(&self, recorder: Recorder) -> (Reply, Arc<StreamRecord>) {
         let server = serve(self.options(), recorder.around(answers([self.response()]))).await;
+        let reply = self.ask(&server).await;
+        (reply, recorder.only().await)
+    }
+
+    /// As [`run_through`](Self::run_through), with at most `max` bytes of the request captured.
+    pub(crate) async fn run_capturing(&self, recorder: Recorder, max: usize) -> (Reply, Arc<StreamRecord>) {
+        let service = CaptureRequestLayer::new(max).layer(answers([self.response()]));
+        let server = serve(self.options(), recorder.around(service)).await;
         let reply = self.ask(&server).await;
         (reply, recorder.only().await)
     }

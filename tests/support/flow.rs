@@ -9,7 +9,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
-use streaming_accumulator::{AccumulatorBody, BoxError, Handle, StreamError, StreamHandle, StreamingAccumulatorLayer};
+use streaming_accumulator::{
+    AccumulatorBody, BodyError, Handle, StreamError, StreamHandle, StreamingAccumulatorLayer,
+};
 use tokio_test::task;
 use tower::{Layer, ServiceExt};
 
@@ -95,7 +97,7 @@ pub(crate) async fn settled<C: Send + Sync + 'static>(handle: &Handle<C>) {
 
 impl Flow {
     /// The next frame's data, or how the body ends.
-    pub(crate) async fn pull(&mut self) -> Option<Result<Bytes, BoxError>> {
+    pub(crate) async fn pull(&mut self) -> Option<Result<Bytes, BodyError>> {
         next(&mut self.body).await
     }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streaming_accumulator::{AsIs, Audit, Builder, Handle, StreamRecord, StreamingAccumulator, StreamingAccumulatorLayer};
+use streaming_accumulator::{
+    Audit, Builder, Handle, StreamRecord, StreamingAccumulator, StreamingAccumulatorLayer,
+};
 use tower::Layer;
 
 use super::flow::{self, Flow};
@@ -12,8 +14,8 @@ use super::{Account, Records, until, within};
 
 /// A layer whose hooks keep every record.
 #[derive(Clone)]
-pub(crate) struct Recorder<C = (), R = AsIs> {
-    layer: StreamingAccumulatorLayer<C, R>,
+pub(crate) struct Recorder<C = ()> {
+    layer: StreamingAccumulatorLayer<C>,
     records: Records<C>,
 }
 
@@ -35,13 +37,13 @@ impl Recorder {
     }
 }
 
-impl<R> Recorder<(), R> {
+impl Recorder {
     /// Of a layer that is configured so.
-    pub(crate) fn with(configure: impl FnOnce(Builder) -> Builder<(), R>) -> Self {
+    pub(crate) fn with(configure: impl FnOnce(Builder) -> Builder) -> Self {
         Self::of(configure(StreamingAccumulatorLayer::builder()))
     }
 
-    pub(crate) fn of(builder: Builder<(), R>) -> Self {
+    pub(crate) fn of(builder: Builder) -> Self {
         let records = Records::default();
         Self { layer: builder.on_end(records.hook()).build().unwrap(), records }
     }
@@ -57,21 +59,20 @@ impl Recorder<&'static str> {
     /// Of a layer with a hook for each outcome: `complete`, `cancel`, `failure`.
     pub(crate) fn routed(configure: impl FnOnce(Builder<&'static str>) -> Builder<&'static str>) -> Self {
         let records = Records::default();
-        let builder = StreamingAccumulatorLayer::builder()
-            .context(|_| "from a request")
+        let builder = configure(StreamingAccumulatorLayer::builder().context(|_| "from a request"))
             .on_complete(records.hook_named("complete"))
             .on_cancel(records.hook_named("cancel"))
             .on_failure(records.hook_named("failure"));
-        Self { layer: configure(builder).build().unwrap(), records }
+        Self { layer: builder.build().unwrap(), records }
     }
 }
 
-impl<C: Send + Sync + 'static, R> Recorder<C, R> {
-    pub(crate) fn layer(&self) -> StreamingAccumulatorLayer<C, R> {
+impl<C: Send + Sync + 'static> Recorder<C> {
+    pub(crate) fn layer(&self) -> StreamingAccumulatorLayer<C> {
         self.layer.clone()
     }
 
-    pub(crate) fn around<S>(&self, service: S) -> StreamingAccumulator<S, C, R> {
+    pub(crate) fn around<S>(&self, service: S) -> StreamingAccumulator<S, C> {
         self.layer.layer(service)
     }
 

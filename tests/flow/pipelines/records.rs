@@ -128,7 +128,8 @@ async fn dropping_the_last_clone_cancels() {
     let pipeline = hooks.pipeline(StreamPipeline::builder()).await;
     let clone = pipeline.clone();
     assert_eq!(clone.id(), pipeline.id());
-    let (mut tap, handle, token) = (pipeline.tap().lossless(), pipeline.handle().clone(), clone.child_token());
+    let (mut tap, handle, token) =
+        (pipeline.tap().lossless(), pipeline.handle().clone(), clone.child_token());
     push_all(&pipeline, &chunks(0..2)).await;
     drop(pipeline);
     push_all(&clone, &chunks(2..4)).await;

@@ -1,6 +1,8 @@
 //! What the properties and the fuzz targets have found, case by case.
 
-use streaming_accumulator::meter::{EventStreamDecoder, Incomplete, JsonDecoder, MeterSet, NdjsonDecoder, Protocol, SseDecoder, TextPolicy};
+use streaming_accumulator::meter::{
+    EventStreamDecoder, Incomplete, JsonDecoder, MeterSet, NdjsonDecoder, Protocol, SseDecoder, TextPolicy,
+};
 
 use crate::recordings::meter_at;
 

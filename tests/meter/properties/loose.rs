@@ -5,8 +5,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
-use streaming_accumulator::meter::{Incomplete, LlmReport, MeterSet, TextPolicy};
 use streaming_accumulator::Usage;
+use streaming_accumulator::meter::{Incomplete, LlmReport, MeterSet, TextPolicy};
 
 use super::framing::cuts;
 use crate::properties_reference::{Head, metered, same_however_cut};

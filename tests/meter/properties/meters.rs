@@ -7,8 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
-use streaming_accumulator::meter::{LlmReport, MeterSet};
 use streaming_accumulator::Usage;
+use streaming_accumulator::meter::{LlmReport, MeterSet};
 
 use super::framing::cuts;
 use super::loose::assert_alike;

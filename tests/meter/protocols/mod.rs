@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
-use streaming_accumulator::meter::{ResponseHead, LlmReport, MeterSet, TextPolicy};
 use streaming_accumulator::Usage;
+use streaming_accumulator::meter::{LlmReport, MeterSet, ResponseHead, TextPolicy};
 
 /// A response that is metered, however it is cut.
 #[derive(Clone)]

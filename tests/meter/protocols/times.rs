@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode, Uri};
-use streaming_accumulator::meter::{ResponseHead, LlmReport, MeterSet, TextPolicy};
+use streaming_accumulator::meter::{LlmReport, MeterSet, ResponseHead, TextPolicy};
 
 fn metered(meters: &MeterSet, chunks: &[(u64, String)]) -> LlmReport {
     let (headers, uri) = (HeaderMap::new(), Uri::from_static("/any/path"));

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use streaming_accumulator::meter::{InBandError, LlmReport, Meter, MeterSet, Protocol, ReportBuilder, UsageBasis};
+use streaming_accumulator::meter::{
+    InBandError, LlmReport, Meter, MeterSet, Protocol, ReportBuilder, UsageBasis,
+};
 use streaming_accumulator::{StreamRecord, Usage};
 
 use crate::support::*;

@@ -11,7 +11,9 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use streaming_accumulator::http::{CaptureRequest, RequestBody};
 use streaming_accumulator::meter::UsageBasis;
-use streaming_accumulator::{BoxError, Capture, ConfigError, Outcome, Phase, StreamRecord, StreamingAccumulatorLayer, WhenFull};
+use streaming_accumulator::{
+    BoxError, Capture, ConfigError, Outcome, Phase, StreamRecord, StreamingAccumulatorLayer, WhenFull,
+};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server as TonicServer};

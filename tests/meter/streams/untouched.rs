@@ -6,8 +6,8 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame};
-use streaming_accumulator::http::{CaptureRequest, RequestBody};
 use streaming_accumulator::BoxError;
+use streaming_accumulator::http::{CaptureRequest, RequestBody};
 use tower::ServiceExt;
 
 use super::lines::lines;
