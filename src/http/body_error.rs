@@ -33,9 +33,14 @@ impl BodyError {
         self.inner
     }
 
+    /// The error inside, if it is a `T`.
+    pub fn downcast_ref<T: Error + 'static>(&self) -> Option<&T> {
+        self.inner.downcast_ref()
+    }
+
     /// Why the layer ended the stream; `None` where the error is the inner body's own.
     pub fn stream_error(&self) -> Option<&StreamError> {
-        self.inner.downcast_ref()
+        self.downcast_ref()
     }
 }
 
