@@ -6,7 +6,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use streaming_accumulator::{Capture, MemoryBudget, Outcome, Tap, WhenFull};
 use tokio_test::task;
-use tower::Service;
+use tower::{Service, ServiceExt};
 
 use crate::readers::{at_hand, chunk, chunks, numbers, rest};
 use crate::support::{Flow, Recorder, within};
@@ -175,8 +175,8 @@ async fn without_room_a_call_waits_until_there_is() {
     let budget = MemoryBudget::new(LIMIT as usize);
     let recorder = Recorder::with(|layer| layer.capture(Capture::none()).memory_budget(&budget));
     let (mut flow, dead) = filled(&recorder, &budget).await;
-    let mut service = recorder.around(tower::service_fn(answer));
-    let mut calls: Vec<_> = (0..3).map(|_| task::spawn(service.call(Request::new(())))).collect();
+    let service = recorder.around(tower::service_fn(answer));
+    let mut calls: Vec<_> = (0..3).map(|_| task::spawn(service.clone().oneshot(Request::new(())))).collect();
     assert!(calls.iter_mut().all(|call| call.poll().is_pending()));
     assert_eq!(recorder.audit().opened(), 1, "they are no streams yet");
     drop(dead);
@@ -194,8 +194,8 @@ async fn shutdown_rejects_a_call_waiting_for_room() {
     let budget = MemoryBudget::new(LIMIT as usize);
     let recorder = Recorder::with(|layer| layer.capture(Capture::none()).memory_budget(&budget));
     let _held = filled(&recorder, &budget).await;
-    let mut service = recorder.around(tower::service_fn(answer));
-    let mut call = task::spawn(service.call(Request::new(())));
+    let service = recorder.around(tower::service_fn(answer));
+    let mut call = task::spawn(service.oneshot(Request::new(())));
     assert!(call.poll().is_pending());
     let handle = recorder.handle();
     let shutdown = tokio::spawn(async move { handle.shutdown(std::time::Duration::from_secs(1)).await });

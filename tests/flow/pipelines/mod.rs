@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use streaming_accumulator::BackpressureStrategy::{self, Block};
 use streaming_accumulator::stream::StreamPipelineBuilder;
-use streaming_accumulator::{Builder, PushError, StreamPipeline, StreamRecord};
+use streaming_accumulator::{Builder, PushError, StreamError, StreamPipeline, StreamRecord};
 use tokio::time::Instant;
 
 use crate::pressure::ADAPTIVE;
@@ -65,7 +65,7 @@ fn content(pipeline: &StreamPipeline) -> Vec<Bytes> {
 }
 
 fn is_stopped(result: Result<(), PushError>) -> bool {
-    result == Err(PushError::Ended)
+    matches!(result, Err(PushError::Ended | PushError::Failed(StreamError::Stopped { .. })))
 }
 
 /// Chunk `n` of a producer, large enough to be kept by reference now and then.

@@ -208,7 +208,7 @@ async fn a_shutdown_stops_a_pipeline_at_its_deadline() {
     assert!(child.is_cancelled());
     assert_eq!(
         pipeline.push(chunk(4, 10)).await.map_err(|error| error.to_string()),
-        Err("stream stopped: shutdown".to_owned()),
+        Err("the stream was ended: stream stopped: shutdown".to_owned()),
         "the error that ended it"
     );
     let (hook, record) = hooks.record().await;

@@ -86,14 +86,16 @@ async fn drop_oldest_never_waits_and_counts_the_skipped() {
             let start = Instant::now();
             push_all(&pipeline, &chunks(0..100)).await;
             assert_eq!(numbers(&take(&mut reader, 3)), [90, 91, 92], "{max_size}");
-            assert_eq!(reader.lagged(), 90);
+            // The chunk on which the capture's limit falls comes in two parts.
+            let missed = if max_size == 300 { 91 } else { 90 };
+            assert_eq!(reader.lagged(), missed);
             push_all(&pipeline, &chunks(100..102)).await;
             assert_eq!(numbers(&take(&mut reader, 1)), [93]);
-            assert_eq!(reader.lagged(), 90, "nine behind is not too far");
+            assert_eq!(reader.lagged(), missed, "nine behind is not too far");
             push_all(&pipeline, &chunks(102..110)).await;
             assert!(pipeline.finish(Outcome::Completed));
             assert_eq!(numbers(&rest(&mut reader).await), (100..110).collect::<Vec<_>>());
-            assert_eq!(reader.lagged(), 96);
+            assert_eq!(reader.lagged(), missed + 6);
             assert!(start.elapsed().is_zero());
         }
     }
