@@ -23,7 +23,7 @@ use super::usage::Usage;
 /// ```
 /// use std::time::Duration;
 /// use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header::CONTENT_TYPE};
-/// use streaming_accumulator::{MeterSet, ResponseHead, UsageBasis};
+/// use streaming_accumulator::meter::{MeterSet, ResponseHead, UsageBasis};
 ///
 /// let mut headers = HeaderMap::new();
 /// headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
