@@ -21,6 +21,7 @@ use uuid::Uuid;
 /// assert!("not an id".parse::<StreamId>().is_err());
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct StreamId(Uuid);
 
 /// The text was not a [`StreamId`].

@@ -125,7 +125,8 @@ pub mod stream;
 /// What is kept of a stream, and how much.
 pub mod capture {
     pub use crate::accumulator::{
-        Capture, Content, ContentAccumulator, ContentReader, ContentWriter, MemoryBudget, StreamChunk,
+        AppendError, Capture, Content, ContentAccumulator, ContentReader, ContentWriter, MemoryBudget,
+        StreamChunk,
     };
 }
 

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_charge_that_would_pass_its_mark_is_refused_and_costs_nothing() {
+    fn a_charge_beyond_its_mark_is_refused() {
         let budget = MemoryBudget::new(1_000);
         assert!(budget.charge(750, Mark::Head));
         assert!(!budget.charge(1, Mark::Head));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_use_is_counted_and_never_refused() {
+    fn an_unlimited_budget_counts_and_never_refuses() {
         let budget = MemoryBudget::unlimited();
         assert!(budget.charge(1 << 40, Mark::Head));
         assert_eq!((budget.limit(), budget.used()), (None, 1 << 40));

@@ -14,8 +14,7 @@ use bytes::Bytes;
 use super::block::{Block, Pool};
 use super::budget::Mark;
 use super::capture::Capture;
-use super::content::{Content, Source};
-use super::content_writer::ContentReader;
+use super::content::{Content, ContentPart};
 use super::log::{Log, LogLimits, LogWriter, Refusal};
 use super::spill::{SegmentedLog, SpillWorker};
 
@@ -72,8 +71,6 @@ enum Head {
     None,
     Plain(Log),
     Segmented(Arc<SegmentedLog>),
-    /// The log of a [`ContentReader`]. It takes chunks whole or not at all, and no tail follows it.
-    Shared(Arc<Log>),
 }
 
 /// Where chunks go.
@@ -121,11 +118,6 @@ impl StreamBuffer {
             completed: AtomicU64::new(u64::MAX),
             needed: AtomicU64::new(u64::MAX),
         }
-    }
-
-    /// As [`new`](Self::new), with the log of `reader` in place of the capture's head.
-    pub(crate) fn with_reader(config: &Arc<BufferConfig>, reader: &ContentReader) -> Self {
-        Self { head: Head::Shared(Arc::clone(reader.log())), ..Self::new(config) }
     }
 
     /// The writing end. There must be only one.
@@ -242,12 +234,11 @@ impl StreamBuffer {
         let live = self.live.get().filter(|_| keep > 0).and_then(|live| live.span(pulled, keep));
         let head = match &self.head {
             Head::None => None,
-            Head::Plain(log) => log.span(pulled, u64::MAX).map(Source::Span),
-            Head::Shared(log) => log.span(pulled, u64::MAX).map(Source::Span),
-            Head::Segmented(log) => Some(Source::segmented(log, log.len().min(pulled))),
+            Head::Plain(log) => log.span(pulled, u64::MAX).map(ContentPart::Span),
+            Head::Segmented(log) => Some(ContentPart::segmented(log, log.len().min(pulled))),
         };
-        let tail = live.map(Source::Span);
-        let kept = [&head, &tail].into_iter().flatten().map(Source::len).sum::<u64>();
+        let tail = live.map(ContentPart::Span);
+        let kept = [&head, &tail].into_iter().flatten().map(ContentPart::len).sum::<u64>();
         Content::new(head, tail, kept < pulled)
     }
 
@@ -296,7 +287,6 @@ impl StreamBuffer {
                 }
                 return Bytes::new();
             }
-            Err(_) if matches!(self.head, Head::Shared(_)) => chunk,
             Err(Refusal::OverLimit(0)) => chunk,
             Err(Refusal::OverLimit(room)) => {
                 let first = chunk.slice(..room as usize);
@@ -417,7 +407,6 @@ impl Head {
         match self {
             Self::None => None,
             Self::Plain(log) => Some(log),
-            Self::Shared(log) => Some(log),
             Self::Segmented(log) => Some(log.log()),
         }
     }

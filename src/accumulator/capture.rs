@@ -2,16 +2,21 @@
 
 /// How much of a stream is kept, in bytes of content.
 ///
-/// A capture that overflows truncates: the client is untouched and
-/// [`Content::is_truncated`](crate::Content::is_truncated) says so. Where losing content is worse than failing the stream, see
-/// [`Capture::or_fail`].
+/// A capture that overflows truncates: the client is unaffected, and
+/// [`Content::is_truncated`](crate::Content::is_truncated) returns true. If losing content is worse than failing the
+/// stream, see [`Capture::or_fail`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
 pub struct Capture {
+    #[cfg_attr(feature = "serde", serde(rename = "keep"))]
     policy: Policy,
-    fail: bool,
+    #[cfg_attr(feature = "serde", serde(default))]
+    or_fail: bool,
 }
 
+/// Which bytes are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize), serde(rename_all = "snake_case"))]
 enum Policy {
     Head(u64),
     Tail(u64),
@@ -32,7 +37,7 @@ impl Capture {
         Self::of(Policy::Head(n as u64))
     }
 
-    /// The last `n` bytes. While the stream runs, up to twice as much is held.
+    /// The last `n` bytes. While the stream runs, up to twice as much is held, and the newest chunk.
     pub const fn tail(n: usize) -> Self {
         Self::of(Policy::Tail(n as u64))
     }
@@ -42,7 +47,7 @@ impl Capture {
         Self::of(Policy::HeadTail(n as u64, m as u64))
     }
 
-    /// Nothing. Counts and times are kept all the same.
+    /// Nothing. Counts and times are still kept.
     pub const fn none() -> Self {
         Self::of(Policy::None)
     }
@@ -50,20 +55,20 @@ impl Capture {
     /// Fails a stream that outgrows [`all`](Self::all) or [`head`](Self::head), instead of truncating
     /// its content: the chunk that does not fit is withheld, the client gets
     /// [`StreamError::ContentTooLarge`](crate::StreamError::ContentTooLarge), and the record is
-    /// `Failed`. Of no effect on the other captures, which never overflow.
+    /// `Failed`. It has no effect on the other captures, which never overflow.
     pub const fn or_fail(mut self) -> Self {
-        self.fail = true;
+        self.or_fail = true;
         self
     }
 
     const fn of(policy: Policy) -> Self {
-        Self { policy, fail: false }
+        Self { policy, or_fail: false }
     }
 
     /// The limit beyond which a stream fails, if it is to fail.
     pub(crate) fn fails_beyond(&self) -> Option<u64> {
         match self.policy {
-            Policy::Head(max) if self.fail => Some(max),
+            Policy::Head(max) if self.or_fail => Some(max),
             _ => None,
         }
     }

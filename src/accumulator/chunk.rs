@@ -6,9 +6,11 @@ use bytes::Bytes;
 
 /// One chunk of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
 #[non_exhaustive]
 pub struct StreamChunk {
     /// Its bytes.
+    #[cfg_attr(feature = "serde", serde(with = "super::chunk_bytes"))]
     pub bytes: Bytes,
     /// When it arrived, counted from the stream's opening: rounded down to a multiple of 1.024 µs, at most 6 days.
     pub arrival: Duration,

@@ -12,7 +12,7 @@ use tokio::task;
 use tokio_util::io::StreamReader;
 
 use super::chunk::StreamChunk;
-use super::span::Span;
+use super::span::LogSpan;
 use super::spill::{Segment, SegmentedLog};
 
 /// What an accumulator kept of a stream: a snapshot that never changes.
@@ -42,22 +42,22 @@ use super::spill::{Segment, SegmentedLog};
 /// ```
 #[derive(Clone, Default)]
 pub struct Content {
-    head: Option<Source>,
-    tail: Option<Source>,
+    head: Option<ContentPart>,
+    tail: Option<ContentPart>,
     truncated: bool,
 }
 
 /// Where the head or the tail of content comes from.
 #[derive(Clone, Debug)]
-pub(super) enum Source {
-    Span(Span),
+pub(super) enum ContentPart {
+    Span(LogSpan),
     /// The first bytes, this many, of a log out of which chunks are moved.
     Segmented(Arc<SegmentedLog>, u64),
 }
 
 /// What can be read in one go.
 enum Extent {
-    Span(Span),
+    Span(LogSpan),
     /// The first bytes, this many, of a segment.
     Segment(Segment, u64),
 }
@@ -65,13 +65,19 @@ enum Extent {
 // === impl Content ===
 
 impl Content {
-    pub(super) fn new(head: Option<Source>, tail: Option<Source>, truncated: bool) -> Self {
+    pub(super) fn new(head: Option<ContentPart>, tail: Option<ContentPart>, truncated: bool) -> Self {
         Self { head, tail, truncated }
+    }
+
+    /// The content of a record that was read back without it.
+    #[cfg(feature = "serde")]
+    pub(crate) fn left_out(truncated: bool) -> Self {
+        Self::new(None, None, truncated)
     }
 
     /// Bytes kept.
     pub fn len(&self) -> usize {
-        self.sources().map(|source| source.len() as usize).sum()
+        self.parts().map(|part| part.len() as usize).sum()
     }
 
     /// Whether nothing was kept.
@@ -92,9 +98,9 @@ impl Content {
 
     /// Why content could not be spilled, if that ended the capture.
     pub fn spill_error(&self) -> Option<Arc<str>> {
-        self.sources().find_map(|source| match source {
-            Source::Segmented(log, _) => log.error(),
-            Source::Span(_) => None,
+        self.parts().find_map(|part| match part {
+            ContentPart::Segmented(log, _) => log.error(),
+            ContentPart::Span(_) => None,
         })
     }
 
@@ -191,12 +197,18 @@ impl Content {
         Ok(all.freeze())
     }
 
-    fn sources(&self) -> impl Iterator<Item = &Source> {
+    /// The head and the tail.
+    #[cfg(feature = "serde")]
+    pub(super) fn head_and_tail(&self) -> (Option<&ContentPart>, Option<&ContentPart>) {
+        (self.head.as_ref(), self.tail.as_ref())
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &ContentPart> {
         self.head.iter().chain(&self.tail)
     }
 
     fn extents(&self) -> impl Iterator<Item = Extent> {
-        self.sources().flat_map(Source::extents)
+        self.parts().flat_map(ContentPart::extents)
     }
 }
 
@@ -214,9 +226,9 @@ fn chunks_of(extents: impl Iterator<Item = Extent>) -> impl Iterator<Item = io::
     chunks.take_while(move |chunk| !mem::replace(&mut has_failed, chunk.is_err()))
 }
 
-// === impl Source ===
+// === impl ContentPart ===
 
-impl Source {
+impl ContentPart {
     /// The first `len` bytes of `log`.
     pub(super) fn segmented(log: &Arc<SegmentedLog>, len: u64) -> Self {
         Self::Segmented(Arc::clone(log), len)
@@ -227,6 +239,12 @@ impl Source {
             Self::Span(span) => span.len(),
             Self::Segmented(_, len) => *len,
         }
+    }
+
+    /// The chunks, up to the first error.
+    #[cfg(feature = "serde")]
+    pub(super) fn chunks(&self) -> impl Iterator<Item = io::Result<StreamChunk>> {
+        chunks_of(self.extents().into_iter())
     }
 
     /// What there is to read at this moment: the chunks of a segmented log move on.

@@ -8,7 +8,7 @@ use once_cell::sync::Lazy;
 
 use super::block::Pool;
 use super::chunk;
-use super::content::{Content, Source};
+use super::content::{Content, ContentPart};
 use super::error::AppendError;
 use super::shared_log::SharedLog;
 
@@ -84,6 +84,6 @@ impl ContentAccumulator {
     ///
     /// Copies no content, and walks the chunks once.
     pub fn snapshot(&self) -> Content {
-        Content::new(self.log.published().map(Source::Span), None, self.log.has_overflowed())
+        Content::new(self.log.published().map(ContentPart::Span), None, self.log.has_overflowed())
     }
 }

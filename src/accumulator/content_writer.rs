@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::block::Pool;
 use super::budget::Mark;
 use super::chunk;
-use super::content::{Content, Source};
+use super::content::{Content, ContentPart};
 use super::error::AppendError;
 use super::log::{Log, LogWriter};
 
@@ -103,15 +103,6 @@ impl ContentWriter {
 // === impl ContentReader ===
 
 impl ContentReader {
-    /// A reader of a stream's first `max_size` bytes, which a [`StreamBuffer`](super::StreamBuffer) writes.
-    pub(crate) fn new(max_size: usize) -> Self {
-        Self { log: Arc::new(Log::limited(max_size as u64)) }
-    }
-
-    pub(super) fn log(&self) -> &Arc<Log> {
-        &self.log
-    }
-
     /// Bytes appended.
     pub fn len(&self) -> usize {
         self.log.end() as usize
@@ -125,6 +116,6 @@ impl ContentReader {
     /// What was appended so far: a prefix. Copies no content, and never waits for the writer.
     pub fn snapshot(&self) -> Content {
         let appended = self.log.span(u64::MAX, u64::MAX);
-        Content::new(appended.map(Source::Span), None, self.log.has_overflowed())
+        Content::new(appended.map(ContentPart::Span), None, self.log.has_overflowed())
     }
 }

@@ -1,6 +1,7 @@
 //! A pointer that is set once.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,13 +12,17 @@ use super::raw::AtomicPtr;
 ///
 /// It is lock-free, unlike a `OnceLock`, and has no allocation of its own, unlike a `OnceBox`: each block has one.
 /// It has no `Drop`, because blocks are freed in a loop: whoever owns a link takes its target out.
-pub(super) struct Link<T>(AtomicPtr<T>);
+pub(super) struct Link<T> {
+    target: AtomicPtr<T>,
+    /// It is `Send` and `Sync` if an `Arc<T>` is.
+    owned: PhantomData<Arc<T>>,
+}
 
 // === impl Link ===
 
 impl<T> Link<T> {
     pub(super) fn new() -> Self {
-        Self(AtomicPtr::new(ptr::null_mut()))
+        Self { target: AtomicPtr::new(ptr::null_mut()), owned: PhantomData }
     }
 
     /// Sets the link. Gives `target` back if the link was set before.
@@ -25,7 +30,7 @@ impl<T> Link<T> {
         let raw = Arc::into_raw(target).cast_mut();
         // Release: pairs with the Acquire in `as_ptr`. Without it a reader could follow the link to a target that it
         // does not see whole.
-        match self.0.compare_exchange(ptr::null_mut(), raw, Ordering::Release, Ordering::Relaxed) {
+        match self.target.compare_exchange(ptr::null_mut(), raw, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => Ok(()),
             // SAFETY: `raw` came from `into_raw` just now and was not stored.
             Err(_) => Err(unsafe { Arc::from_raw(raw) }),
@@ -35,7 +40,7 @@ impl<T> Link<T> {
     /// The address of the target, null if the link is not set.
     pub(super) fn as_ptr(&self) -> *mut T {
         // Acquire: pairs with the Release in `set`.
-        self.0.load(Ordering::Acquire)
+        self.target.load(Ordering::Acquire)
     }
 
     /// The target, if the link is set.
@@ -61,7 +66,7 @@ impl<T> Link<T> {
     /// Takes the target out.
     pub(super) fn take(&mut self) -> Option<Arc<T>> {
         // Acquire: pairs with the Release in `set`.
-        let raw = self.0.swap(ptr::null_mut(), Ordering::Acquire);
+        let raw = self.target.swap(ptr::null_mut(), Ordering::Acquire);
         // SAFETY: it came from `into_raw`, and the count that it owns goes over to the caller.
         (!raw.is_null()).then(|| unsafe { Arc::from_raw(raw) })
     }

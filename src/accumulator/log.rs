@@ -11,7 +11,7 @@ use super::budget::Mark;
 use super::layout::{BY_REFERENCE, Claim};
 use super::link::Link;
 use super::pool::{LARGEST, SMALLEST};
-use super::span::Span;
+use super::span::LogSpan;
 
 /// An append-only log of chunks with one [`LogWriter`].
 ///
@@ -183,8 +183,8 @@ impl Log {
     }
 
     /// The last `most` bytes before position `end`, of those that are kept.
-    pub(super) fn span(&self, end: u64, most: u64) -> Option<Span> {
-        Span::before(self.first()?, end, most)
+    pub(super) fn span(&self, end: u64, most: u64) -> Option<LogSpan> {
+        LogSpan::before(self.first()?, end, most)
     }
 }
 

@@ -35,8 +35,12 @@ mod budget;
 mod buffer;
 mod capture;
 mod chunk;
+#[cfg(feature = "serde")]
+mod chunk_bytes;
 mod content;
 mod content_accumulator;
+#[cfg(feature = "serde")]
+mod content_serde;
 mod content_writer;
 mod error;
 mod layout;

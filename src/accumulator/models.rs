@@ -13,7 +13,7 @@ use super::layout::Claim;
 use super::link::Link;
 use super::log::{Log, LogWriter};
 use super::shared_log::SharedLog;
-use super::span::Span;
+use super::span::LogSpan;
 
 const A: Bytes = Bytes::from_static(b"aaaaaaaaaaa");
 const B: Bytes = Bytes::from_static(b"bbbbb");
@@ -152,8 +152,8 @@ fn a_snapshot_across_blocks_is_a_prefix() {
             }
         });
         let span = log.span(u64::MAX, u64::MAX);
-        let len = span.as_ref().map_or(0, Span::len);
-        let seen: Vec<_> = span.into_iter().flat_map(Span::into_chunks).map(|chunk| chunk.bytes).collect();
+        let len = span.as_ref().map_or(0, LogSpan::len);
+        let seen: Vec<_> = span.into_iter().flat_map(LogSpan::into_chunks).map(|chunk| chunk.bytes).collect();
         assert!([A, A, B].starts_with(&seen), "{seen:?}");
         assert_eq!(len, seen.iter().map(Bytes::len).sum::<usize>() as u64);
         writer.join().unwrap();

@@ -11,7 +11,7 @@ use super::layout::BY_REFERENCE;
 use super::link::Link;
 use super::log::LogLimits;
 use super::raw::AtomicPtr;
-use super::span::Span;
+use super::span::LogSpan;
 
 /// A log with any number of writers. Its blocks live as long as it does.
 #[derive(Debug)]
@@ -147,7 +147,7 @@ impl SharedLog {
     }
 
     /// What is published: a prefix of what was appended.
-    pub(super) fn published(&self) -> Option<Span> {
+    pub(super) fn published(&self) -> Option<LogSpan> {
         let first = self.first.cloned()?;
         let mut block = &*first;
         let mut cursor = Cursor::default();
@@ -164,7 +164,7 @@ impl SharedLog {
                 Entry::End => break,
             }
         }
-        Some(Span::new(Arc::clone(&first), Cursor::default(), 0..len))
+        Some(LogSpan::new(Arc::clone(&first), Cursor::default(), 0..len))
     }
 }
 

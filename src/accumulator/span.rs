@@ -9,7 +9,7 @@ use super::chunk::StreamChunk;
 
 /// The bytes between two positions of a log. It keeps the blocks that hold them.
 #[derive(Clone, Debug)]
-pub(super) struct Span {
+pub(super) struct LogSpan {
     first: Chain,
     cursor: Cursor,
     /// The position at the cursor.
@@ -25,9 +25,9 @@ struct SpanReader {
     range: Range<u64>,
 }
 
-// === impl Span ===
+// === impl LogSpan ===
 
-impl Span {
+impl LogSpan {
     /// The bytes at `range`, the first of which stands at `cursor` in the block `first`.
     pub(super) fn new(first: Arc<Block>, cursor: Cursor, range: Range<u64>) -> Self {
         Self { first: Chain::new(first), cursor, position: range.start, range }

@@ -8,6 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+#[cfg(feature = "spill")]
+use futures_util::StreamExt;
 use proptest::prelude::*;
 
 use super::block::Pool;
@@ -16,7 +18,10 @@ use super::buffer::{BufferConfig, BufferWriter, StreamBuffer};
 use super::capture::Capture;
 use super::content::Content;
 use super::content_accumulator::ContentAccumulator;
+use super::content_writer::{ContentReader, ContentWriter};
 use super::reader::{BufferReader, ReadStep};
+#[cfg(any(feature = "spill", feature = "compression"))]
+use super::spill::SpillWorker;
 
 /// Chunk `n` of a stream, recognisable by its bytes.
 fn chunk(n: usize, len: usize) -> Bytes {
@@ -128,7 +133,7 @@ proptest! {
 }
 
 #[test]
-fn a_small_chunk_does_not_pin_the_buffer_it_was_cut_from() {
+fn a_small_chunk_does_not_pin_its_buffer() {
     let accumulator = ContentAccumulator::new(1 << 20);
     let buffer = Bytes::from(vec![7; 64 * 1024]);
     for start in (0..buffer.len()).step_by(100) {
@@ -163,7 +168,7 @@ fn a_tail_holds_at_most_twice_its_length() {
 }
 
 #[test]
-fn the_limit_holds_however_many_writers_race_and_no_accepted_chunk_is_lost() {
+fn racing_writers_keep_the_limit_and_every_chunk() {
     const WRITERS: usize = 8;
     for limit in [1_000, 100_000, 10_000_000] {
         let accumulator = Arc::new(ContentAccumulator::new(limit));
@@ -223,7 +228,7 @@ fn every_snapshot_is_a_prefix_of_the_next() {
 }
 
 #[test]
-fn a_snapshot_of_a_trimmed_log_is_a_run_of_the_stream() {
+fn a_snapshot_of_a_tail_has_no_hole() {
     let log = Arc::new(buffer(Capture::tail(1_000), &Arc::default()));
     let done = Arc::new(AtomicBool::new(false));
     let pulled = Arc::new(AtomicU64::new(0));
@@ -249,7 +254,7 @@ fn a_snapshot_of_a_trimmed_log_is_a_run_of_the_stream() {
 }
 
 #[test]
-fn a_block_from_the_pool_shows_nothing_of_its_former_stream() {
+fn a_reused_block_shows_nothing_of_its_former_stream() {
     let pool = Arc::default();
     let secret = Bytes::from(vec![0xff; 1_000]);
     for round in 0..50 {
@@ -272,7 +277,7 @@ fn a_block_from_the_pool_shows_nothing_of_its_former_stream() {
 }
 
 #[test]
-fn a_chain_of_many_blocks_is_freed_without_recursion() {
+fn a_long_chain_is_freed_without_recursion() {
     // With a stack this small, a drop that recurses through the blocks overflows.
     let test = || {
         let accumulator = ContentAccumulator::new(usize::MAX);
@@ -289,9 +294,150 @@ fn a_chain_of_many_blocks_is_freed_without_recursion() {
     thread::Builder::new().stack_size(64 * 1024).spawn(test).unwrap().join().unwrap();
 }
 
+#[test]
+fn content_and_its_readers_are_send() {
+    fn assert_shared<T: Send + Sync + Unpin>() {}
+    fn assert_send<T: Send>(_: T) {}
+    assert_shared::<Content>();
+    assert_shared::<ContentAccumulator>();
+    assert_shared::<ContentReader>();
+    assert_shared::<ContentWriter>();
+    assert_shared::<StreamBuffer>();
+    assert_shared::<BufferWriter>();
+    assert_shared::<BufferReader>();
+    let content = Content::default();
+    assert_send((content.chunks(), content.timed_chunks(), content.stream(), content.reader()));
+}
+
+/// What `capture` keeps of a stream of these bytes, by the first and the last that it keeps.
+fn expected((head, tail): (usize, usize), stream: &[u8]) -> Vec<u8> {
+    let first = stream.len().min(head);
+    let last = (stream.len() - first).min(tail);
+    [&stream[..first], &stream[stream.len() - last..]].concat()
+}
+
+#[test]
+fn a_snapshot_ends_where_the_stream_was() {
+    const ALL: usize = usize::MAX;
+    for len in [1, 7, 100, 1_000, 1_024, 3_000] {
+        for (head, tail) in [(ALL, 0), (4_000, 0), (0, 500), (0, 5_000), (700, 900), (0, 0)] {
+            let capture = match (head, tail) {
+                (0, 0) => Capture::none(),
+                (0, tail) => Capture::tail(tail),
+                (head, 0) => Capture::head(head),
+                (head, tail) => Capture::head_tail(head, tail),
+            };
+            let log = buffer(capture, &Arc::default());
+            let mut writer = log.writer();
+            let mut stream = Vec::new();
+            for n in 0..200 {
+                let pulled = stream.len();
+                log.append(&mut writer, &chunk(n, len), 0);
+                let content = log.snapshot(pulled as u64);
+                let wanted = expected((head, tail), &stream);
+                assert_eq!(content.len(), wanted.len(), "{capture:?}, chunk {n} of {len} bytes");
+                assert_eq!(content.to_bytes().unwrap(), wanted, "{capture:?}, chunk {n} of {len} bytes");
+                assert_eq!(content.is_truncated(), wanted.len() < pulled);
+                stream.extend_from_slice(&chunk(n, len));
+            }
+            // Also once nothing is appended any more.
+            let pulled = stream.len() - len;
+            log.complete(pulled as u64);
+            let content = log.snapshot(pulled as u64).to_bytes().unwrap();
+            assert_eq!(content, expected((head, tail), &stream[..pulled]), "{capture:?}, at the end");
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_for_a_reader_ends_where_the_stream_was() {
+    let reader = ContentReader::new(1_000);
+    let config = BufferConfig::in_memory(Capture::none(), Arc::default(), 64, false);
+    let log = StreamBuffer::with_reader(&Arc::new(config), &reader);
+    let mut writer = log.writer();
+    assert!(reader.is_empty());
+    for n in 0..4 {
+        log.append(&mut writer, &chunk(n, 300), 0);
+    }
+    assert_eq!(reader.len(), 900);
+    let stream = joined(&[0, 1, 2].map(|n| chunk(n, 300)));
+    assert_eq!(log.snapshot(600).to_bytes().unwrap(), stream[..600]);
+    assert_eq!(log.snapshot(1_200).to_bytes().unwrap(), stream);
+    assert!(log.snapshot(1_200).is_truncated() && reader.snapshot().is_truncated());
+}
+
+/// A stream of which all is kept, and moved by `worker`.
+#[cfg(any(feature = "spill", feature = "compression"))]
+fn moved(worker: Arc<SpillWorker>) -> StreamBuffer {
+    let config = BufferConfig::in_memory(Capture::all(usize::MAX), Arc::default(), 64, false);
+    StreamBuffer::new(&Arc::new(BufferConfig { spill: Some(worker), ..config }))
+}
+
+#[cfg(feature = "compression")]
+#[test]
+fn a_snapshot_of_moved_content_ends_where_the_stream_was() {
+    let log = moved(SpillWorker::start(None, true, 1).unwrap());
+    let mut writer = log.writer();
+    let mut stream = Vec::new();
+    for n in 0..2_000 {
+        let pulled = stream.len();
+        log.append(&mut writer, &chunk(n, 777), 0);
+        if n % 100 == 0 {
+            let content = log.snapshot(pulled as u64);
+            assert_eq!(content.len(), pulled);
+            assert!(content.to_bytes().unwrap() == stream, "chunk {n}");
+        }
+        stream.extend_from_slice(&chunk(n, 777));
+    }
+    let pulled = stream.len() - 777;
+    log.complete(pulled as u64);
+    assert!(log.snapshot(pulled as u64).to_bytes().unwrap() == stream[..pulled]);
+}
+
+#[cfg(all(feature = "spill", target_os = "linux"))]
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_an_error() {
+    use std::fs::{self, OpenOptions};
+
+    let directory = tempfile::tempdir().unwrap();
+    let log = moved(SpillWorker::start(Some((1_000, directory.path().into())), false, 1).unwrap());
+    let mut writer = log.writer();
+    for n in 0..1_000 {
+        log.append(&mut writer, &chunk(n, 777), 0);
+    }
+    log.complete(777_000);
+    let content = log.snapshot(777_000);
+    while !content.is_spilled() {
+        thread::yield_now();
+    }
+    // The file has no name, but it can be reached as long as it is open.
+    let file = fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| fs::read_link(path).is_ok_and(|target| target.starts_with(directory.path())))
+        .expect("the file is open");
+    let file = OpenOptions::new().write(true).open(file).unwrap();
+    // Each chunk has 16 bytes before it.
+    while file.metadata().unwrap().len() < 1_000 * (777 + 16) {
+        thread::yield_now();
+    }
+    file.set_len(1_000).unwrap();
+
+    assert!(content.to_bytes().is_err());
+    let chunks: Vec<_> = content.chunks().collect();
+    let (last, before) = chunks.split_last().unwrap();
+    assert!(last.is_err() && before.iter().all(Result::is_ok), "the error is the last item");
+    assert!(content.timed_chunks().any(|chunk| chunk.is_err()));
+    assert!(content.read(usize::MAX).await.is_err());
+    assert!(content.stream().any(|chunk| std::future::ready(chunk.is_err())).await);
+    #[cfg(feature = "serde")]
+    assert!(serde_json::to_string(&content).is_err());
+    assert_eq!((content.len(), content.is_truncated()), (777_000, false), "as it was captured");
+}
+
 /// One step of a stream that is read while it is written. Readers are named modulo how many there are.
 #[derive(Clone, Debug)]
-enum Step {
+enum TestStep {
     Append(usize),
     /// A reader comes, and asks to be waited for or not.
     Come(bool),
@@ -346,16 +492,16 @@ fn captures() -> impl Strategy<Value = (usize, usize)> {
     ]
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<TestStep>> {
     let size = prop_oneof![0..20usize, 100..300usize, 1_000..1_050usize, Just(5_000)];
     let many = prop_oneof![Just(1usize), 0..20usize, Just(usize::MAX)];
     let step = prop_oneof![
-        10 => size.prop_map(Step::Append),
-        1 => any::<bool>().prop_map(Step::Come),
-        1 => any::<usize>().prop_map(Step::Go),
-        4 => (any::<usize>(), many).prop_map(|(reader, most)| Step::Read(reader, most)),
-        1 => (any::<usize>(), 0..30u64).prop_map(|(reader, lag)| Step::Skip(reader, lag)),
-        1 => Just(Step::Look),
+        10 => size.prop_map(TestStep::Append),
+        1 => any::<bool>().prop_map(TestStep::Come),
+        1 => any::<usize>().prop_map(TestStep::Go),
+        4 => (any::<usize>(), many).prop_map(|(reader, most)| TestStep::Read(reader, most)),
+        1 => (any::<usize>(), 0..30u64).prop_map(|(reader, lag)| TestStep::Skip(reader, lag)),
+        1 => Just(TestStep::Look),
     ];
     prop::collection::vec(step, 0..200)
 }
@@ -390,29 +536,29 @@ impl Stream {
         }
     }
 
-    fn run(&mut self, steps: &[Step]) {
+    fn run(&mut self, steps: &[TestStep]) {
         for step in steps {
             let named = |n: usize| n.checked_rem(self.followers.len());
             match *step {
-                Step::Append(len) => self.append(len),
-                Step::Come(is_waited) => self.come(is_waited),
-                Step::Go(n) => {
+                TestStep::Append(len) => self.append(len),
+                TestStep::Come(is_waited) => self.come(is_waited),
+                TestStep::Go(n) => {
                     if let Some(n) = named(n) {
                         self.followers.swap_remove(n);
                         self.log.set_watched(!self.followers.is_empty());
                     }
                 }
-                Step::Read(n, most) => {
+                TestStep::Read(n, most) => {
                     if let Some(n) = named(n) {
                         self.read(n, most);
                     }
                 }
-                Step::Skip(n, lag) => {
+                TestStep::Skip(n, lag) => {
                     if let Some(n) = named(n) {
                         self.skip(n, lag);
                     }
                 }
-                Step::Look => self.look(),
+                TestStep::Look => self.look(),
             }
         }
         self.log.complete(self.chunks.iter().map(|chunk| chunk.len() as u64).sum());
@@ -620,7 +766,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 400 }))]
 
     #[test]
-    fn readers_see_what_was_written_or_how_much_they_missed(
+    fn readers_see_every_chunk_or_count_it_missed(
         capture in captures(),
         buffer_limit in 1..40u64,
         steps in steps(),
@@ -633,7 +779,7 @@ proptest! {
     }
 
     #[test]
-    fn where_memory_is_short_readers_are_told_how_much_they_missed(
+    fn readers_count_what_short_memory_cost_them(
         capture in captures(),
         buffer_limit in 1..40u64,
         memory in 500..60_000usize,
@@ -738,7 +884,7 @@ impl Raced {
 
 /// The last reader goes when the writer has seen it already, and another one comes before the next chunk.
 #[test]
-fn a_reader_that_comes_right_after_the_last_one_sees_whole_chunks() {
+fn a_reader_right_after_the_last_sees_chunks() {
     let log = tapped(Capture::none(), &Arc::default(), 16);
     let mut writer = log.writer();
     log.set_watched(true);
@@ -757,7 +903,7 @@ fn a_reader_that_comes_right_after_the_last_one_sees_whole_chunks() {
 
 /// Readers come and go, one of them perhaps waited for, while the writer writes and trims.
 #[test]
-fn readers_on_other_threads_see_whole_chunks_in_order_and_what_they_missed() {
+fn racing_readers_see_whole_chunks_in_order() {
     for capture in [Capture::none(), Capture::tail(2_000), Capture::all(1 << 20)] {
         for is_waited in [false, true] {
             let budget = MemoryBudget::new(usize::MAX);

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::ControlFlow;
-#[cfg(feature = "spill")]
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,11 +84,10 @@ struct Settings {
     limits: TimeLimits,
     #[cfg(feature = "llm")]
     meters: Option<MeterSet>,
-    #[cfg(feature = "spill")]
+    /// Set only with feature `spill`, as is the directory.
     spill_after: Option<u64>,
-    #[cfg(feature = "spill")]
     spill_directory: Option<PathBuf>,
-    #[cfg(feature = "compression")]
+    /// Set only with feature `compression`.
     compress: bool,
     on_chunk: Option<Arc<OnChunk>>,
     dead_letters: usize,
@@ -480,11 +478,8 @@ impl Default for Settings {
             limits: TimeLimits::default(),
             #[cfg(feature = "llm")]
             meters: None,
-            #[cfg(feature = "spill")]
             spill_after: None,
-            #[cfg(feature = "spill")]
             spill_directory: None,
-            #[cfg(feature = "compression")]
             compress: false,
             on_chunk: None,
             dead_letters: 1024,
@@ -520,16 +515,12 @@ impl Settings {
     }
 
     fn spill_worker(&self) -> Result<Option<Arc<SpillWorker>>, ConfigError> {
-        #[cfg(feature = "compression")]
-        let compress = self.compress;
-        #[cfg(not(feature = "compression"))]
-        let compress = false;
         let directory = self.spill_directory.clone().unwrap_or_else(std::env::temp_dir);
-        if self.spill_after.is_none() && !compress {
+        if self.spill_after.is_none() && !self.compress {
             return Ok(None);
         }
         let spill = self.spill_after.map(|after| (after, directory.clone()));
-        SpillWorker::start(spill, compress, self.max_in_flight)
+        SpillWorker::start(spill, self.compress, self.max_in_flight)
             .map(Some)
             .map_err(|error| ConfigError::SpillDirectory { path: directory, error: error.to_string().into() })
     }

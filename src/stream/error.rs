@@ -103,7 +103,7 @@ pub enum StreamError {
 pub enum PushError {
     /// The stream has ended: finished, or cancelled by its token.
     Ended,
-    /// The stream was ended by this error: a limit, or a lossless reader that fell too far behind.
+    /// The stream was ended by this error: a limit, a lossless reader that fell too far behind, or a stop.
     Failed(StreamError),
     /// The layer has no slot for another stream, and rejects where it has none
     /// ([`WhenFull::Reject`](crate::WhenFull::Reject)).
@@ -173,7 +173,7 @@ impl fmt::Display for PushError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ended => f.write_str("the stream has ended"),
-            Self::Failed(error) => write!(f, "the stream has failed: {error}"),
+            Self::Failed(error) => write!(f, "the stream was ended: {error}"),
             Self::Full => f.write_str("the layer has no slot for another stream: raise `max_in_flight`"),
             Self::Closed => f.write_str("the layer is shut down"),
         }

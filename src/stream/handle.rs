@@ -52,6 +52,7 @@ impl StreamHandle {
         Self { state }
     }
 
+    #[cfg(feature = "llm")]
     pub(crate) fn state(&self) -> &Arc<StreamState> {
         &self.state
     }

@@ -181,6 +181,7 @@ impl StreamMetrics {
     }
 
     /// The time from the stream's opening to the reading `now`.
+    #[cfg(feature = "llm")]
     pub(crate) fn since_start(&self, now: u64) -> Duration {
         self.between(self.started, now)
     }
@@ -250,12 +251,6 @@ impl StreamMetrics {
         self.gate.fetch_or(CLOSED, AcqRel);
     }
 
-    /// Whether [`close`](Self::close) was called.
-    #[inline]
-    pub(crate) fn is_closed(&self) -> bool {
-        self.gate.load(Relaxed) & CLOSED != 0
-    }
-
     /// Whether the inner body said that the last frame that passed was its last.
     pub(crate) fn end_hint(&self) -> bool {
         self.gate.load(Relaxed) & END_HINT != 0
@@ -314,6 +309,66 @@ impl StreamMetrics {
             Some(clock) => clock.delta_as_nanos(start, end),
             None => end.saturating_sub(start),
         })
+    }
+}
+
+#[cfg(feature = "serde")]
+mod as_data {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::*;
+
+    /// What a stream's numbers serialise to.
+    #[derive(Serialize, Deserialize)]
+    struct Numbers {
+        started_at: SystemTime,
+        bytes: u64,
+        bytes_produced: u64,
+        chunks: u64,
+        frames: u64,
+        elapsed: Duration,
+        time_to_first_chunk: Option<Duration>,
+        time_to_last_chunk: Option<Duration>,
+        longest_gap: Option<Duration>,
+    }
+
+    impl Serialize for StreamMetrics {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let numbers = Numbers {
+                started_at: self.started_at(),
+                bytes: self.bytes(),
+                bytes_produced: self.bytes_produced(),
+                chunks: self.chunks(),
+                frames: self.frames(),
+                elapsed: self.elapsed(),
+                time_to_first_chunk: self.time_to_first_chunk(),
+                time_to_last_chunk: self.time_to_last_chunk(),
+                longest_gap: self.longest_gap(),
+            };
+            numbers.serialize(serializer)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for StreamMetrics {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let numbers = Numbers::deserialize(deserializer)?;
+            // At least 1, because 0 says that there is none.
+            let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+            let mark = |time: Option<Duration>| AtomicU64::new(time.map_or(0, nanos));
+            let mut metrics = Self::of(None, 0, numbers.started_at);
+            metrics.totals[0] = Totals {
+                bytes: AtomicU64::new(numbers.bytes),
+                chunks: AtomicU64::new(numbers.chunks),
+                others: AtomicU64::new(numbers.frames.saturating_sub(numbers.chunks)),
+                last_chunk: mark(numbers.time_to_last_chunk),
+                longest_gap: AtomicU64::new(numbers.longest_gap.map_or(0, |gap| gap.as_nanos() as u64)),
+            };
+            metrics.withheld = AtomicU64::new(numbers.bytes_produced.saturating_sub(numbers.bytes));
+            metrics.first_chunk = mark(numbers.time_to_first_chunk);
+            metrics.ended = AtomicU64::new(nanos(numbers.elapsed));
+            metrics.close();
+            Ok(metrics)
+        }
     }
 }
 

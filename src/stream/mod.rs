@@ -24,6 +24,8 @@ pub(crate) mod outcome;
 mod pace;
 pub(crate) mod pipeline;
 pub(crate) mod record;
+#[cfg(feature = "serde")]
+mod record_serde;
 #[cfg(feature = "llm")]
 mod report;
 pub(crate) mod settle;
@@ -42,5 +44,7 @@ pub use self::metrics::StreamMetrics;
 pub use self::outcome::{EndedBy, Evidence, Outcome, Phase};
 pub use self::pipeline::{StreamPipeline, StreamPipelineBuilder};
 pub use self::record::StreamRecord;
+#[cfg(feature = "serde")]
+pub use self::record_serde::RecordWithContent;
 pub use self::stop_reason::StopReason;
 pub use self::tap::{ConsumerGroup, Tap};

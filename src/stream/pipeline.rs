@@ -8,17 +8,17 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use flume::{Receiver, Sender};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::HeaderValue;
 use http::{Method, Uri, Version};
 use tokio_util::sync::CancellationToken;
 
 use super::backpressure::{BackpressureConfig, BackpressureStrategy, Throttle};
 use super::check::ChunkCheck;
-use super::error::{PushError, StreamError};
+use super::error::PushError;
 use super::handle::StreamHandle;
 use super::head::RequestHead;
 use super::limits::TimeLimits;
-use super::metrics::StreamMetrics;
+use super::metrics::{Passage, StreamMetrics};
 use super::outcome::Outcome;
 use super::settle::{Settlement, StreamGuard};
 use super::state::{OnEnd, StreamConfig, StreamState};
@@ -387,10 +387,10 @@ impl StreamPipelineBuilder {
     /// Lets the layer's meter read the stream, as it would read a successful response of this media type.
     #[cfg(feature = "llm")]
     fn open_meter(&self, stream: &StreamState) {
-        let content_type = self.content_type.iter().map(|value| (CONTENT_TYPE, value.clone()));
+        let content_type = self.content_type.iter().map(|value| (http::header::CONTENT_TYPE, value.clone()));
         stream.open_meter(&super::head::ResponseFacts {
             status: http::StatusCode::OK,
-            headers: HeaderMap::from_iter(content_type),
+            headers: http::HeaderMap::from_iter(content_type),
             bodiless: false,
             empty: false,
             declared: None,
@@ -419,10 +419,7 @@ impl Shared {
             (None, None) if self.token.is_cancelled() => None,
             (None, None) => return Ok(()),
         };
-        Err(match failed {
-            None | Some(StreamError::Stopped { .. }) => PushError::Ended,
-            Some(error) => PushError::Failed(error),
-        })
+        Err(failed.map_or(PushError::Ended, PushError::Failed))
     }
 
     /// The result of `wait`, unless the token is cancelled first.
@@ -463,8 +460,13 @@ impl Shared {
             {
                 result = check.chunk(&chunk, stream).map_err(|_| ());
             }
-            if result.is_ok() && !chunk.is_empty() && !stream.pass_chunk(writer, &chunk, false, true) {
-                result = Err(());
+            if result.is_ok() {
+                let passed = if chunk.is_empty() {
+                    stream.metrics().pass_other(false) != Passage::Closed
+                } else {
+                    stream.pass_chunk(writer, &chunk, false, true)
+                };
+                result = passed.then_some(()).ok_or(());
             }
         }
         result.map_err(|()| self.check().err().unwrap_or(PushError::Ended))

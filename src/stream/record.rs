@@ -81,6 +81,12 @@ impl<C> StreamRecord<C> {
         Self { attempt: 1, source: Source::Own { ended, context } }
     }
 
+    /// A record that was read back.
+    #[cfg(feature = "serde")]
+    pub(crate) fn read_back(ended: EndedStream, context: Option<C>, attempt: u32) -> Self {
+        Self { attempt, source: Source::Own { ended, context } }
+    }
+
     /// The same record, for a later attempt.
     pub(crate) fn for_attempt(record: &Arc<Self>, attempt: u32) -> Arc<Self> {
         let first = match &record.source {

@@ -73,17 +73,18 @@ impl StreamState {
 
         let grpc = grpc_status(trailers, response.as_ref());
         let grpc_status = grpc.as_ref().map(|grpc| grpc.status);
-        let mut facts = self.facts(signal, response.as_ref(), grpc);
+        let facts = self.facts(signal, response.as_ref(), grpc);
         #[cfg(feature = "llm")]
         let meter = self.meters().finish_response();
         #[cfg(feature = "llm")]
-        if let Some(meter) = &meter {
-            facts.terminated = meter.is_terminated();
-            facts.in_band = meter.in_band().map(|error| StreamError::InBand {
+        let facts = Facts {
+            terminated: meter.as_ref().is_some_and(StreamMeter::is_terminated),
+            in_band: meter.as_ref().and_then(StreamMeter::in_band).map(|error| StreamError::InBand {
                 code: error.code.clone(),
                 message: error.message.clone(),
-            });
-        }
+            }),
+            ..facts
+        };
         let decision = decide(&facts);
 
         let error = match (&decision.stop_reason, decision.outcome.error()) {
@@ -101,6 +102,7 @@ impl StreamState {
         let bytes = metrics.bytes();
         self.buffer().complete(bytes);
         let content = self.snapshot();
+        let spill_error = content.spill_error();
         #[cfg(feature = "llm")]
         let report = self.report(
             meter,
@@ -134,6 +136,9 @@ impl StreamState {
             contain(|| self.cancel_token());
         }
         trace::ended(self.span(), self.id(), &outcome, evidence, bytes);
+        if let Some(error) = spill_error {
+            trace::spill_failed(self.span(), self.id(), &error);
+        }
         match error {
             Some(error) => Settlement::Failed(error),
             None => Settlement::Settled,

@@ -11,7 +11,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use streaming_accumulator::{StreamingAccumulatorLayer, WhenFull};
 use tokio_test::{assert_pending, assert_ready, task};
-use tower::{Layer, Service};
+use tower::{Layer, Service, ServiceExt};
 
 use crate::support::{Records, complete, open, settled};
 
@@ -58,14 +58,15 @@ async fn without_a_slot_a_call_waits_unopened() {
     let held = open(&layer).await;
     let calls = Arc::default();
     let mut service = layer.layer(counting(&calls));
-    let mut waiting = task::spawn(service.call(Request::new(())));
-    assert_pending!(waiting.poll());
+    let mut waiting = task::spawn(service.ready());
+    assert!(waiting.poll().is_pending());
     assert_eq!(layer.handle().audit().opened(), 1);
     assert_eq!(calls.load(SeqCst), 0);
 
     drop(held);
     assert!(waiting.is_woken());
-    let response = assert_ready!(waiting.poll()).unwrap();
+    let service = assert_ready!(waiting.poll()).unwrap();
+    let response = service.call(Request::new(())).await.unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "late");
     settled(&layer.handle()).await;
     assert_eq!(layer.handle().audit().completed(), 1);
@@ -77,11 +78,11 @@ async fn abandoned_wait_leaves_no_record() {
     let layer = StreamingAccumulatorLayer::builder().on_end(seen.hook()).max_in_flight(1).build().unwrap();
     let held = open(&layer).await;
     let mut service = layer.layer(counting(&Arc::default()));
-    let mut waiting = task::spawn(service.call(Request::new(())));
-    assert_pending!(waiting.poll());
+    let mut waiting = task::spawn(service.ready());
+    assert!(waiting.poll().is_pending());
     drop(waiting);
     let audit = layer.handle().audit();
-    assert_eq!((audit.abandoned(), audit.opened()), (1, 1));
+    assert_eq!((audit.rejected(), audit.opened()), (0, 1));
     drop(held);
     settled(&layer.handle()).await;
     assert_eq!(seen.all().len(), 1);

@@ -25,7 +25,7 @@ fn zero_is_refused_by_its_settings_name() {
         ("max_bytes_per_second", |layer| layer.max_bytes_per_second(0)),
         ("first_chunk_timeout", |layer| layer.first_chunk_timeout(Duration::ZERO)),
         ("idle_timeout", |layer| layer.idle_timeout(Duration::ZERO)),
-        ("timeout", |layer| layer.total_timeout(Duration::ZERO)),
+        ("total_timeout", |layer| layer.total_timeout(Duration::ZERO)),
         ("stalled_reader_timeout", |layer| layer.stalled_reader_timeout(Duration::ZERO)),
     ];
     for (name, zero) in zeros {

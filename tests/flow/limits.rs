@@ -50,7 +50,7 @@ const CASES: [Case; 4] = [
     },
     Case {
         name: "timeout",
-        set: |layer| layer.timeout(LIMIT),
+        set: |layer| layer.total_timeout(LIMIT),
         error: |error| match error {
             StreamError::Timeout { limit, .. } => Some(*limit),
             _ => None,
@@ -169,7 +169,7 @@ async fn a_slow_stream_within_its_limits_completes() {
             .first_chunk_timeout(LIMIT)
             .idle_timeout(LIMIT)
             .stalled_reader_timeout(LIMIT)
-            .timeout(100 * LIMIT)
+            .total_timeout(100 * LIMIT)
     });
     let mut flow = recorder.open().await;
     for n in 0..20 {
@@ -223,7 +223,7 @@ async fn a_paced_body_is_neither_idle_nor_stalled() {
 
 #[tokio::test(start_paused = true)]
 async fn waiting_for_readers_still_meets_the_timeout() {
-    let recorder = Recorder::with(|layer| layer.timeout(LIMIT).buffer_limit(4));
+    let recorder = Recorder::with(|layer| layer.total_timeout(LIMIT).buffer_limit(4));
     let mut flow = recorder.open().await;
     let _unread = flow.handle.tap().lossless();
     let start = Instant::now();

@@ -19,7 +19,7 @@ pub(crate) const MS: Duration = Duration::from_millis(1);
 
 /// A tap or a member of a work group.
 pub(crate) trait Live: Stream<Item = Bytes> + Unpin + Send {
-    fn missed(&self) -> u64;
+    fn lagged(&self) -> u64;
     fn outcome(&self) -> Option<Outcome>;
 }
 
@@ -87,7 +87,7 @@ pub(crate) async fn timed(flow: &mut Flow) -> Duration {
 }
 
 impl Live for Tap {
-    fn missed(&self) -> u64 {
+    fn lagged(&self) -> u64 {
         self.lagged()
     }
 
@@ -97,7 +97,7 @@ impl Live for Tap {
 }
 
 impl Live for ConsumerGroup {
-    fn missed(&self) -> u64 {
+    fn lagged(&self) -> u64 {
         self.lagged()
     }
 

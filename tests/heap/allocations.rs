@@ -11,7 +11,8 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use streaming_accumulator::http::{CaptureRequest, RequestBody};
+use streaming_accumulator::CaptureRequestLayer;
+use streaming_accumulator::http::RequestBody;
 use streaming_accumulator::meter::{Meter, MeterSet, ReportBuilder, TextPolicy};
 use streaming_accumulator::{Capture, StreamingAccumulatorLayer, Usage};
 use tower::{Layer, ServiceExt};
@@ -158,15 +159,21 @@ async fn a_frame_of_a_protocol_allocates_nothing() {
 
 /// Nor does a frame of a request that is read, beyond what is kept of it.
 async fn a_frame_of_a_request_allocates_nothing() {
-    let layer: StreamingAccumulatorLayer<(), CaptureRequest> =
-        StreamingAccumulatorLayer::builder().capture(Capture::none()).capture_request(1024).build().unwrap();
+    let layer = StreamingAccumulatorLayer::builder().capture(Capture::none()).build().unwrap();
     let mut chunks = vec![shared(256); FRAMES];
     chunks[0] = Bytes::from_static(b"{\"messages\":[{\"content\":\"");
     let echo = |request: Request<RequestBody<Ready>>| {
         future::ready(Ok::<_, Infallible>(Response::new(request.into_body())))
     };
     let request = Request::new(ready(chunks));
-    let mut body = pin!(layer.layer(tower::service_fn(echo)).oneshot(request).await.unwrap().into_body());
+    let mut body = pin!(
+        layer
+            .layer(CaptureRequestLayer::new(1024).layer(tower::service_fn(echo)))
+            .oneshot(request)
+            .await
+            .unwrap()
+            .into_body()
+    );
     let mut costly = 0;
     for n in 0..FRAMES {
         let (calls, frame) = heap::calls_of(|| poll(body.as_mut()));

@@ -173,6 +173,7 @@ impl Soak {
         // The stream's first bytes, then its last.
         let (mut at, mut in_head) = (0, true);
         for chunk in content.chunks() {
+            let chunk = chunk.expect("spilled content is readable");
             in_head &= self.pattern.has(n, at, &chunk);
             let fits = in_head || self.pattern.has(n, pulled - (len - at), &chunk);
             self.check_that(fits, || format!("{n}: other content at {at} of {content:?} of {pulled} bytes"));

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use streaming_accumulator::{CaptureRequestLayer, StreamRecord};
 use tower::Layer;
 

@@ -14,7 +14,7 @@ use super::file::SpillFile;
 use super::segment::{Segment, SegmentBuilder};
 use crate::accumulator::block::{Block, Chain, Cursor, Entry, Pool};
 use crate::accumulator::log::{Log, LogLimits};
-use crate::accumulator::span::Span;
+use crate::accumulator::span::LogSpan;
 
 /// Bytes of a segment. The kernel writes segments of this size as fast as larger ones, and they compress as well.
 const SEGMENT: usize = 256 * 1024;
@@ -179,14 +179,14 @@ impl SegmentedLog {
     }
 
     /// Where the first `len` bytes of content are at this moment: in the segments, and in what follows them.
-    pub(in crate::accumulator) fn contents(&self, len: u64) -> (Arc<Vec<Segment>>, Option<Span>) {
+    pub(in crate::accumulator) fn contents(&self, len: u64) -> (Arc<Vec<Segment>>, Option<LogSpan>) {
         let stored = self.stored();
         // Changed under the lock only.
         let moved = self.bytes.load(Relaxed);
         let rest = if moved >= len {
             None
         } else if let Some(block) = stored.rest.block() {
-            Some(Span::new(Arc::clone(block), stored.cursor, moved..len))
+            Some(LogSpan::new(Arc::clone(block), stored.cursor, moved..len))
         } else {
             self.log.span(len, u64::MAX)
         };

@@ -15,22 +15,23 @@ async fn content_beyond_the_limit_is_only_counted() {
         let sent: Vec<_> = (0..60).map(|n| chunk(n, 10)).collect();
         push_all(&pipeline, &sent[..30]).await;
         let mut late = pipeline.tap();
-        let first = numbers(&at_hand(&mut late));
-        assert_eq!(first.last(), Some(&29), "{max_size}: {first:?}");
+        let first = at_hand(&mut late);
+        assert_eq!(first.last(), Some(&sent[29]), "{max_size}: {first:?}");
         push_all(&pipeline, &sent[30..]).await;
         pipeline.finish(Outcome::Completed);
-        assert_eq!(rest(&mut early).await, sent, "{max_size}");
-        assert_eq!(rest(&mut waited).await, sent, "{max_size}");
+        // A chunk on which the capture's limit falls comes in two parts.
+        assert_eq!(rest(&mut early).await.concat(), sent.concat(), "{max_size}");
+        assert_eq!(rest(&mut waited).await.concat(), sent.concat(), "{max_size}");
         assert_eq!((early.lagged(), waited.lagged()), (0, 0), "{max_size}");
         assert_eq!(rest(&mut late).await, sent[30..], "{max_size}");
 
-        let kept = (max_size / 10).min(60);
-        let snapshot = pipeline.accumulator().snapshot();
-        assert_eq!(snapshot.chunks().collect::<Vec<_>>(), sent[..kept], "{max_size}");
-        assert_eq!(snapshot.is_truncated(), kept < 60);
+        let kept = max_size.min(600);
+        let snapshot = pipeline.snapshot();
+        assert_eq!(snapshot.to_bytes().unwrap(), sent.concat()[..kept], "{max_size}");
+        assert_eq!(snapshot.is_truncated(), kept < 600);
         let (_, record) = hooks.record().await;
-        assert_eq!(record.content().chunks().collect::<Vec<_>>(), sent[..kept]);
-        assert_eq!(record.content().is_truncated(), kept < 60, "{max_size}");
+        assert_eq!(record.content().to_bytes().unwrap(), sent.concat()[..kept]);
+        assert_eq!(record.content().is_truncated(), kept < 600, "{max_size}");
         assert_eq!((record.metrics().chunks(), record.metrics().bytes()), (60, 600));
         assert_eq!(record.outcome(), &Outcome::Completed);
     }
@@ -84,14 +85,20 @@ async fn memory_is_charged_and_wholly_given_back() {
         assert_eq!(layers.peak(), 0);
 
         let (hook, record) = hooks.record().await;
-        let (kept, bytes) = (record.content().chunks().collect::<Vec<_>>(), record.content().len() as u64);
+        let (kept, bytes) = (
+            record.content().chunks().map(Result::unwrap).collect::<Vec<_>>(),
+            record.content().len() as u64,
+        );
         assert_eq!(hook, "complete");
         assert!(record.content().is_truncated());
-        assert!(kept == sent[..kept.len()], "a prefix");
-        assert!((LIMIT / 2..=LIMIT / 4 * 3).contains(&bytes), "{bytes} is up to three quarters");
+        let head = kept.iter().zip(&sent).take_while(|(kept, sent)| kept == sent).count();
+        let tail = kept[head..].concat();
+        assert!(tail.len() <= 16 * 1024, "what came when memory was short: {}", tail.len());
+        assert!(sent.concat().ends_with(&tail), "a prefix, and a short tail");
+        assert!((LIMIT / 2..=LIMIT / 10 * 9).contains(&bytes), "{bytes} is up to nine tenths");
         assert_eq!(record.metrics().chunks(), sent.len() as u64);
         drop((pipeline, tap));
-        assert!((bytes..=LIMIT / 4 * 3).contains(&budget.used()), "the record holds content: {budget:?}");
+        assert!((bytes..=LIMIT / 10 * 9).contains(&budget.used()), "the record holds content: {budget:?}");
         drop(record);
         tokio::task::yield_now().await;
         assert_eq!(budget.used(), 0, "{budget:?}");

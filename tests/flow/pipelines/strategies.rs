@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use streaming_accumulator::BackpressureStrategy::{Adaptive, Block, DropOldest, Reject};
-use streaming_accumulator::{EndedBy, Evidence, Outcome, StreamPipeline};
+use streaming_accumulator::{EndedBy, Evidence, Outcome, PushError, StreamPipeline};
 use tokio::time::{Instant, advance};
 use tokio_test::task;
 use tokio_util::sync::CancellationToken;
@@ -86,14 +86,16 @@ async fn drop_oldest_never_waits_and_counts_the_skipped() {
             let start = Instant::now();
             push_all(&pipeline, &chunks(0..100)).await;
             assert_eq!(numbers(&take(&mut reader, 3)), [90, 91, 92], "{max_size}");
-            assert_eq!(reader.lagged(), 90);
+            // The chunk on which the capture's limit falls comes in two parts.
+            let missed = if max_size == 300 { 91 } else { 90 };
+            assert_eq!(reader.lagged(), missed);
             push_all(&pipeline, &chunks(100..102)).await;
             assert_eq!(numbers(&take(&mut reader, 1)), [93]);
-            assert_eq!(reader.lagged(), 90, "nine behind is not too far");
+            assert_eq!(reader.lagged(), missed, "nine behind is not too far");
             push_all(&pipeline, &chunks(102..110)).await;
             assert!(pipeline.finish(Outcome::Completed));
             assert_eq!(numbers(&rest(&mut reader).await), (100..110).collect::<Vec<_>>());
-            assert_eq!(reader.lagged(), 96);
+            assert_eq!(reader.lagged(), missed + 6);
             assert!(start.elapsed().is_zero());
         }
     }
@@ -102,9 +104,12 @@ async fn drop_oldest_never_waits_and_counts_the_skipped() {
 /// What a push that meets the limit makes of the stream.
 async fn fails_of_backpressure(hooks: &Hooks, pipeline: StreamPipeline, mut reader: Box<dyn Live>) {
     let child = pipeline.child_token();
-    let error = within("an error", pipeline.push(chunk(10, 10))).await.unwrap_err();
+    let PushError::Failed(error) = within("an error", pipeline.push(chunk(10, 10))).await.unwrap_err() else {
+        panic!("the stream has failed");
+    };
     assert_eq!(lag_and_limit(&error), (10, 10));
-    assert_eq!(pipeline.push(chunk(11, 10)).await, Err(error.clone()), "and so say later ones");
+    let later = pipeline.push(chunk(11, 10)).await;
+    assert_eq!(later, Err(PushError::Failed(error.clone())), "and so say later ones");
     assert!(!pipeline.finish(Outcome::Completed));
     assert!(child.is_cancelled());
     assert_eq!(rest(&mut reader).await, chunks(0..10), "what was there can still be read");
@@ -113,7 +118,7 @@ async fn fails_of_backpressure(hooks: &Hooks, pipeline: StreamPipeline, mut read
     assert_eq!((hook, record.outcome()), ("failure", &Outcome::Failed(error)));
     assert_eq!((record.ended_by(), record.evidence()), (EndedBy::Layer, Evidence::Limit));
     assert_eq!((record.metrics().chunks(), record.stop_reason()), (10, None));
-    assert_eq!(record.content().to_bytes(), chunks(0..10).concat());
+    assert_eq!(record.content().to_bytes().unwrap(), chunks(0..10).concat());
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,7 +167,9 @@ async fn block_waits_its_time_and_then_fails() {
         let start = Instant::now();
         let mut push = task::spawn(pipeline.push(chunk(10, 10)));
         assert!(push.poll().is_pending());
-        let error = push.await.unwrap_err();
+        let PushError::Failed(error) = push.await.unwrap_err() else {
+            panic!("the stream has failed");
+        };
         assert_eq!((start.elapsed(), lag_and_limit(&error)), (30 * MS, (10, 10)));
         fails_of_backpressure(&hooks, pipeline, reader).await;
     }

@@ -1,0 +1,223 @@
+//! Records as data: what they serialise to, and how they are read back.
+
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::head::{RequestHead, ResponseFacts};
+use super::metrics::StreamMetrics;
+use super::outcome::{EndedBy, Evidence, Outcome, Phase};
+use super::record::{EndedStream, StreamRecord};
+#[cfg(feature = "llm")]
+use super::report::LazyReport;
+use super::stop_reason::StopReason;
+use super::termination::Decision;
+use crate::accumulator::Content;
+use crate::id::StreamId;
+#[cfg(feature = "llm")]
+use crate::meter::{LlmReport, Usage};
+
+/// A record that serialises together with its content: see [`StreamRecord::with_content`].
+#[derive(Debug)]
+pub struct RecordWithContent<'a, C>(&'a StreamRecord<C>);
+
+/// The form that is written, with borrowed parts, and read, with owned ones.
+#[derive(Serialize, Deserialize)]
+struct Form<C, M, L, U> {
+    id: StreamId,
+    context: Option<C>,
+    #[serde(flatten)]
+    outcome: Outcome,
+    phase: Phase,
+    evidence: Evidence,
+    ended_by: EndedBy,
+    stop_reason: Option<StopReason>,
+    method: String,
+    uri: String,
+    version: String,
+    status: Option<u16>,
+    headers: Option<Headers>,
+    trailers: Option<Headers>,
+    grpc_status: Option<i32>,
+    declared_length: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    content: Option<Content>,
+    metrics: M,
+    #[serde(default)]
+    usage: Option<U>,
+    #[serde(default)]
+    llm: Option<L>,
+    attempt: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Headers(Vec<(String, Value)>);
+
+/// A header's value: text, or bytes where it is not one.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Value {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+// === impl StreamRecord ===
+
+impl<C> StreamRecord<C> {
+    /// The record, to be serialised with its content. Without it, a record serialises to what is known of the stream and
+    /// leaves the content out.
+    ///
+    /// Spilled content is read back for that, which blocks, and may fail: then serialising fails.
+    pub fn with_content(&self) -> RecordWithContent<'_, C> {
+        RecordWithContent(self)
+    }
+
+    fn serialize_as<S: Serializer>(&self, serializer: S, content: Option<Content>) -> Result<S::Ok, S::Error>
+    where
+        C: Serialize,
+    {
+        let ended = self.ended();
+        let response = ended.response.as_ref();
+        #[cfg(feature = "llm")]
+        let (llm, usage) = (self.llm(), Some(self.usage()));
+        #[cfg(not(feature = "llm"))]
+        let (llm, usage) = (None::<()>, None::<()>);
+        Form {
+            id: ended.id,
+            context: self.context(),
+            outcome: ended.decision.outcome.clone(),
+            phase: ended.decision.phase,
+            evidence: ended.decision.evidence,
+            ended_by: ended.decision.ended_by,
+            stop_reason: ended.decision.stop_reason.clone(),
+            method: ended.request.method.to_string(),
+            uri: ended.request.uri.to_string(),
+            version: format!("{:?}", ended.request.version),
+            status: response.map(|response| response.status.as_u16()),
+            headers: response.map(|response| Headers::of(&response.headers)),
+            trailers: ended.trailers.as_ref().map(Headers::of),
+            grpc_status: ended.grpc_status,
+            declared_length: self.declared_length(),
+            content,
+            metrics: &ended.metrics,
+            usage,
+            llm,
+            attempt: self.attempt(),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<C: Serialize> Serialize for StreamRecord<C> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.serialize_as(serializer, None)
+    }
+}
+
+impl<C: Serialize> Serialize for RecordWithContent<'_, C> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize_as(serializer, Some(self.0.content().clone()))
+    }
+}
+
+impl<'de, C: Deserialize<'de>> Deserialize<'de> for StreamRecord<C> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let form = Form::<C, StreamMetrics, LlmPart, UsagePart>::deserialize(deserializer)?;
+        let attempt = form.attempt;
+        let (ended, context) = form.into_ended().map_err(D::Error::custom)?;
+        Ok(Self::read_back(ended, context, attempt))
+    }
+}
+
+#[cfg(feature = "llm")]
+type LlmPart = LlmReport;
+#[cfg(feature = "llm")]
+type UsagePart = Usage;
+#[cfg(not(feature = "llm"))]
+type LlmPart = serde::de::IgnoredAny;
+#[cfg(not(feature = "llm"))]
+type UsagePart = serde::de::IgnoredAny;
+
+// === impl Form ===
+
+impl<C> Form<C, StreamMetrics, LlmPart, UsagePart> {
+    fn into_ended(self) -> Result<(EndedStream, Option<C>), String> {
+        let response = match (self.status, self.headers) {
+            (Some(status), headers) => Some(ResponseFacts {
+                status: StatusCode::from_u16(status).map_err(|_| format!("{status} is not a status"))?,
+                headers: headers.map_or_else(|| Ok(HeaderMap::new()), Headers::into_map)?,
+                bodiless: self.evidence == Evidence::NoBody,
+                empty: self.evidence == Evidence::Empty,
+                declared: self.declared_length,
+                bad_length: None,
+            }),
+            (None, _) => None,
+        };
+        let request = RequestHead {
+            method: self
+                .method
+                .parse::<Method>()
+                .map_err(|_| format!("{:?} is not a method", self.method))?,
+            uri: self.uri.parse::<Uri>().map_err(|_| "not a URI".to_owned())?,
+            version: version(&self.version).ok_or_else(|| format!("{:?} is not a version", self.version))?,
+        };
+        let decision = Decision {
+            outcome: self.outcome,
+            phase: self.phase,
+            evidence: self.evidence,
+            ended_by: self.ended_by,
+            stop_reason: self.stop_reason,
+        };
+        #[cfg(feature = "llm")]
+        let report = self.usage.map(|usage| Box::new(LazyReport::known(usage, self.llm)));
+        let bytes = self.metrics.bytes();
+        let ended = EndedStream {
+            id: self.id,
+            request,
+            response,
+            decision,
+            trailers: self.trailers.map(Headers::into_map).transpose()?,
+            grpc_status: self.grpc_status,
+            content: self.content.unwrap_or_else(|| Content::left_out(bytes > 0)),
+            metrics: self.metrics,
+            #[cfg(feature = "llm")]
+            report,
+        };
+        Ok((ended, self.context))
+    }
+}
+
+fn version(text: &str) -> Option<Version> {
+    let versions = [Version::HTTP_09, Version::HTTP_10, Version::HTTP_11, Version::HTTP_2, Version::HTTP_3];
+    versions.into_iter().find(|version| format!("{version:?}") == text)
+}
+
+// === impl Headers ===
+
+impl Headers {
+    fn of(map: &HeaderMap) -> Self {
+        let value = |value: &HeaderValue| match value.to_str() {
+            Ok(text) => Value::Text(text.to_owned()),
+            Err(_) => Value::Bytes(value.as_bytes().to_owned()),
+        };
+        Self(map.iter().map(|(name, header)| (name.to_string(), value(header))).collect())
+    }
+
+    fn into_map(self) -> Result<HeaderMap, String> {
+        let mut map = HeaderMap::new();
+        for (name, value) in self.0 {
+            let bytes = match value {
+                Value::Text(text) => text.into_bytes(),
+                Value::Bytes(bytes) => bytes,
+            };
+            let header =
+                HeaderName::try_from(&name).map_err(|_| format!("{name:?} is not a header's name"))?;
+            let value =
+                HeaderValue::from_bytes(&bytes).map_err(|_| format!("the value of {name:?} is not one"))?;
+            map.append(header, value);
+        }
+        Ok(map)
+    }
+}
