@@ -53,12 +53,12 @@ struct Form<C, M, L, U> {
 
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
-struct Headers(Vec<(String, Value)>);
+struct Headers(Vec<(String, HeaderText)>);
 
 /// A header's value: text, or bytes where it is not one.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Value {
+enum HeaderText {
     Text(String),
     Bytes(Vec<u8>),
 }
@@ -199,8 +199,8 @@ fn version(text: &str) -> Option<Version> {
 impl Headers {
     fn of(map: &HeaderMap) -> Self {
         let value = |value: &HeaderValue| match value.to_str() {
-            Ok(text) => Value::Text(text.to_owned()),
-            Err(_) => Value::Bytes(value.as_bytes().to_owned()),
+            Ok(text) => HeaderText::Text(text.to_owned()),
+            Err(_) => HeaderText::Bytes(value.as_bytes().to_owned()),
         };
         Self(map.iter().map(|(name, header)| (name.to_string(), value(header))).collect())
     }
@@ -209,8 +209,8 @@ impl Headers {
         let mut map = HeaderMap::new();
         for (name, value) in self.0 {
             let bytes = match value {
-                Value::Text(text) => text.into_bytes(),
-                Value::Bytes(bytes) => bytes,
+                HeaderText::Text(text) => text.into_bytes(),
+                HeaderText::Bytes(bytes) => bytes,
             };
             let header =
                 HeaderName::try_from(&name).map_err(|_| format!("{name:?} is not a header's name"))?;
