@@ -103,7 +103,20 @@ impl Gateway {
 
     /// With a ledger that may be there already.
     pub(crate) async fn start_with(listen: &str, ledger: Temp, args: &[&str]) -> Self {
-        let mut child = Command::new(program())
+        Self::run(Command::new(program()), listen, ledger, args).await
+    }
+
+    /// With a stderr that nobody reads any more, and much to say there.
+    pub(crate) async fn start_unheard(args: &[&str]) -> Self {
+        let mut command = Command::new(program());
+        command.env("RUST_LOG", "trace").stderr(Stdio::piped());
+        let mut gateway = Self::run(command, "127.0.0.1:0", Temp::new(".sqlite"), args).await;
+        drop(gateway.child.stderr.take());
+        gateway
+    }
+
+    async fn run(mut command: Command, listen: &str, ledger: Temp, args: &[&str]) -> Self {
+        let mut child = command
             .args(["--listen", listen, "--ledger"])
             .arg(ledger.path())
             .args(args)

@@ -37,6 +37,20 @@ fn protocols(stream: bool) -> Vec<(&'static str, Value, &'static str)> {
 }
 
 #[tokio::test]
+async fn closed_stderr_stops_no_stream() {
+    need_curl!();
+    let gateway = Gateway::start_unheard(&["--token-interval", "1ms"]).await;
+    let answer = curl([&gateway.url("/v1/chat/completions"), "-H", ALICE, "-d", &chat(20)]).await;
+    assert_eq!((answer.exit, answer.status), (Some(0), 200), "{answer:?}");
+    let row = gateway.row(answer.id()).await;
+    assert_eq!((&row["outcome"], &row["attempt"]), (&json!("completed"), &json!(1)), "{row}");
+    gateway.signal("TERM").await;
+    let (status, said, _) = gateway.ended().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(said.contains("1 completed") && said.contains("; balanced"), "{said}");
+}
+
+#[tokio::test]
 async fn every_protocol_completes_with_one_row() {
     need_curl!();
     let gateway = Gateway::start(&["--token-interval", "1ms"]).await;

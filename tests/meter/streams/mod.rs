@@ -5,6 +5,7 @@ mod content;
 mod endings;
 mod estimates;
 mod faults;
+mod limits;
 mod lines;
 mod race;
 mod records;

@@ -4,12 +4,12 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
+use http::{Request, Response};
 use streaming_accumulator::meter::{MeterSet, UsageBasis};
-use streaming_accumulator::{RetryPolicy, StreamRecord, StreamingAccumulatorLayer};
-use tower::Layer;
+use streaming_accumulator::{RetryPolicy, StreamHandle, StreamRecord, StreamingAccumulatorLayer};
+use tower::{Layer, ServiceExt};
 
-use super::lines::{Made, lines, tokens};
+use super::lines::{Made, lines, metered, tokens};
 use crate::support::exchange::H11;
 use crate::support::*;
 
@@ -68,4 +68,35 @@ async fn meter_memory_is_charged_until_record_drops() {
     assert!(used() > 0);
     drop(recorder.records().take());
     until("the memory to come back", || used() == 0).await;
+}
+
+#[tokio::test]
+async fn live_usage_is_that_so_far() {
+    let recorder = metered();
+    let gate = Gate::new();
+    let body = body(["one\n"]).wait(&gate).data("two\nthr").wait(&Gate::new());
+    let service = recorder.around(answers([Response::new(body)]));
+    let response = service.oneshot(Request::new(())).await.unwrap();
+    let stream = response.extensions().get::<StreamHandle>().unwrap().clone();
+    let live = || stream.usage().map(|usage| (usage.output_tokens, usage.basis));
+    assert_eq!(live(), Some((None, UsageBasis::Absent)), "the meter is there, and has read nothing");
+    let mut body = response.into_body();
+    next(&mut body).await.unwrap().unwrap();
+    assert_eq!(live(), Some((Some(1), UsageBasis::Partial)));
+    gate.open();
+    next(&mut body).await.unwrap().unwrap();
+    assert_eq!(live(), Some((Some(2), UsageBasis::Partial)));
+    drop(body);
+    assert_eq!(tokens(&*recorder.only().await), (Some(3), UsageBasis::Partial));
+    assert_eq!(live(), None, "the record has it");
+}
+
+#[tokio::test]
+async fn live_usage_is_unknown_without_a_meter() {
+    let on_worker = Recorder::with(|builder| builder.meter(lines().on_worker()));
+    for recorder in [Recorder::new(), on_worker] {
+        let mut flow = recorder.open().await;
+        flow.pass(&["one\n".into()]).await;
+        assert_eq!(flow.handle.usage(), None);
+    }
 }
