@@ -17,6 +17,7 @@ pub(crate) fn calls() -> u64 {
 }
 
 // SAFETY: `System` does the work, with the arguments of the caller.
+#[allow(unsafe_code, reason = "a global allocator is an unsafe trait")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.fetch_add(1, Relaxed);
