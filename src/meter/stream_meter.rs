@@ -46,11 +46,6 @@ pub struct StreamMeter {
     charge: Charge,
 }
 
-/// Bytes that `meter` buffers. It may be the user's code.
-fn contain_buffered(meter: &dyn Meter) -> usize {
-    catch_unwind(AssertUnwindSafe(|| meter.buffered())).unwrap_or(0)
-}
-
 // === impl StreamMeter ===
 
 impl StreamMeter {
@@ -103,16 +98,6 @@ impl StreamMeter {
     /// The counts so far. Nothing is estimated.
     pub(crate) fn usage_so_far(&self) -> Usage {
         self.report.to_usage(false)
-    }
-
-    /// A number that changes with each event, and while an event comes in; 0 before the first event begins. `None` once
-    /// the meter has stopped reading.
-    pub(crate) fn progress(&self) -> Option<u64> {
-        if self.report.stopped().is_some() {
-            return None;
-        }
-        let buffered = contain_buffered(&*self.meter);
-        Some((self.report.known().events << 32) | (buffered as u64 & u64::from(u32::MAX)))
     }
 
     /// Notes that the meter did not read the whole stream.

@@ -25,12 +25,26 @@ use crate::meter::{Charge, RequestFacts, RequestReader, StreamMeter, Usage};
 /// What is read of one stream.
 #[derive(Default)]
 pub(crate) struct MeterSlots {
-    response: MeterSlot<StreamMeter>,
-    /// What the meter has read of server-sent events: changes with each event, and while one comes in. 0 before that.
+    response: MeterSlot<ResponseMeter>,
+    /// Chunks that held more than comments, where the response is made of server-sent events.
     progress: AtomicU64,
-    /// The response is made of server-sent events.
     has_events: AtomicBool,
     request: MeterSlot<RequestCapture>,
+}
+
+/// The meter of a response.
+struct ResponseMeter {
+    meter: StreamMeter,
+    /// Where the response is made of server-sent events.
+    lines: Option<EventLines>,
+}
+
+/// Tells comments, which keep a connection alive, from what a server has to say
+/// ([HTML, section 9.2.6](https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation):
+/// a line that begins with a colon is ignored).
+struct EventLines {
+    at_start: bool,
+    in_comment: bool,
 }
 
 /// A request that is read as it streams through.
@@ -60,7 +74,7 @@ impl MeterSlots {
     /// Lets `meter` read the response.
     pub(crate) fn set_response(&self, meter: StreamMeter, has_events: bool) {
         self.has_events.store(has_events, Relaxed);
-        self.response.set(meter);
+        self.response.set(ResponseMeter { meter, lines: has_events.then(EventLines::new) });
     }
 
     /// Has the request read, of which at most `max` bytes are kept.
@@ -80,29 +94,32 @@ impl MeterSlots {
         now: Duration,
         pass: impl FnOnce() -> Passage,
     ) -> Passage {
-        self.response.with(|meter| {
+        self.response.with(|response| {
             let passage = pass();
-            if let (Some(meter), Passage::Counted { .. }) = (meter, passage) {
+            if let (Some(ResponseMeter { meter, lines }), Passage::Counted { .. }) = (response, passage) {
+                if lines.as_mut().is_some_and(|lines| lines.say_more_than_comments(chunk)) {
+                    // There is one writer: whoever holds the meter.
+                    self.progress.store(self.progress.load(Relaxed) + 1, Relaxed);
+                }
                 let _mark = FeedMark::begin();
                 meter.feed(chunk, now);
-                match meter.progress() {
-                    Some(progress) => self.progress.store(progress, Relaxed),
-                    // What comes now is not read: limits go by its frames again.
-                    None => self.has_events.store(false, Relaxed),
-                }
             }
             passage
         })
     }
 
-    /// How far the meter has come; `None` where it does not read server-sent events.
+    /// Chunks so far that held more than comments; `None` where no meter reads server-sent events.
     pub(crate) fn progress(&self) -> Option<u64> {
         self.has_events.load(Relaxed).then(|| self.progress.load(Relaxed))
     }
 
     /// The counts so far, while a meter reads the response. `None` when a meter itself asks.
     pub(crate) fn usage_so_far(&self) -> Option<Usage> {
-        if FEEDING.get() { None } else { self.response.with(|meter| meter.map(|meter| meter.usage_so_far())) }
+        if FEEDING.get() {
+            None
+        } else {
+            self.response.with(|response| response.map(|response| response.meter.usage_so_far()))
+        }
     }
 
     /// Feeds a chunk of the request to its reader, if it has one.
@@ -112,7 +129,7 @@ impl MeterSlots {
 
     /// The stream is over: its meter, finished. What goes by from now on is not read.
     pub(crate) fn finish_response(&self) -> Option<StreamMeter> {
-        let mut meter = *self.response.take()?;
+        let mut meter = self.response.take()?.meter;
         meter.finish();
         Some(meter)
     }
@@ -128,6 +145,29 @@ impl MeterSlots {
 impl fmt::Debug for MeterSlots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MeterSlots").finish_non_exhaustive()
+    }
+}
+
+// === impl EventLines ===
+
+impl EventLines {
+    fn new() -> Self {
+        Self { at_start: true, in_comment: false }
+    }
+
+    /// Whether there is anything in `chunk` but comments and empty lines. Lines may be cut anywhere.
+    fn say_more_than_comments(&mut self, chunk: &[u8]) -> bool {
+        let ends_line = |byte: &u8| matches!(byte, b'\n' | b'\r');
+        let mut more = false;
+        for line in chunk.split_inclusive(ends_line) {
+            let is_empty = self.at_start && ends_line(&line[0]);
+            if self.at_start {
+                self.in_comment = line[0] == b':';
+            }
+            more |= !self.in_comment && !is_empty;
+            self.at_start = line.last().is_some_and(ends_line);
+        }
+        more
     }
 }
 
@@ -251,6 +291,17 @@ mod tests {
         assert_eq!((facts.model.as_deref(), facts.prompt.len()), (Some("gpt"), 0));
         assert!((8 * 1024..64 * 1024).contains(&facts.prompt_len), "as far as it was read");
         assert!(budget.peak() <= 12 * 1024, "{budget:?}");
+    }
+
+    #[test]
+    fn comments_are_told_from_events_however_they_are_cut() {
+        let says_more = |chunks: &[&str]| {
+            let mut lines = EventLines::new();
+            chunks.iter().map(|chunk| lines.say_more_than_comments(chunk.as_bytes())).collect::<Vec<_>>()
+        };
+        assert_eq!(says_more(&[":\n\n", ": pi", "ng\r\n\r\n", ":"]), [false; 4]);
+        assert_eq!(says_more(&[":x\ndata: 1\n\n", "\n", "da", "ta", ":\n"]), [true, false, true, true, true]);
+        assert_eq!(says_more(&["", ":\rid", "\n:\n"]), [false, true, true]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 #[cfg(feature = "llm")]
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -195,7 +195,8 @@ impl StreamState {
         }
         let meter = open_meter(meters, &self.config.budget, &self.request, response);
         let content_type = response.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        let has_events = content_type.to_ascii_lowercase().starts_with(b"text/event-stream");
+        let has_events = content_type.to_ascii_lowercase().starts_with(b"text/event-stream")
+            && !response.headers.contains_key(CONTENT_ENCODING);
         meter.map(|meter| self.meters.set_response(meter, has_events)).is_some()
     }
 
@@ -205,8 +206,8 @@ impl StreamState {
         self.meters.read_request(max, &self.config.budget);
     }
 
-    /// A number that changes whenever the stream gets on: its frames, or, where a meter reads server-sent events, what
-    /// the meter has read of them. Comments that keep a connection alive are not progress then.
+    /// A number that changes whenever the stream gets on: its frames, or, where a meter reads server-sent events, its
+    /// chunks that hold more than comments.
     pub(crate) fn progress(&self) -> u64 {
         #[cfg(feature = "llm")]
         if let Some(progress) = self.meters.progress() {
@@ -215,7 +216,7 @@ impl StreamState {
         self.metrics.frames()
     }
 
-    /// Whether there was a first chunk, or, where a meter reads server-sent events, a first event.
+    /// Whether there was a first chunk, or, where a meter reads server-sent events, a first one with more than comments.
     pub(crate) fn has_begun(&self) -> bool {
         #[cfg(feature = "llm")]
         if let Some(progress) = self.meters.progress() {

@@ -48,6 +48,7 @@ fn called(more: i64) {
     }
 }
 
+#[allow(unsafe_code, reason = "a global allocator is an unsafe trait")]
 // SAFETY: hands on to `System`, and counts.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

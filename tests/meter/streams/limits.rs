@@ -90,7 +90,6 @@ async fn comments_do_not_hold_off_the_limits() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fails: a buffer that holds a part of a comment is taken for an event"]
 async fn comment_in_pieces_is_no_first_event() {
     for comment in COMMENTS {
         let mut events = Events::open(FIRST.0, Some(MeterSet::detect())).await;
@@ -135,7 +134,6 @@ async fn events_hold_off_the_limits() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fails: bytes of an event for which the buffer has room are not taken for progress"]
 async fn slow_event_holds_off_the_idle_limit() {
     let mut events = Events::open(IDLE.0, Some(MeterSet::detect())).await;
     assert!(events.feed(&["data: {\"text\":\""]).await);
@@ -143,7 +141,6 @@ async fn slow_event_holds_off_the_idle_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fails: a meter that reports texts and no events is taken to make no progress"]
 async fn meter_that_tells_no_events_is_not_idle() {
     for (configure, _) in [FIRST, IDLE] {
         let mut events = Events::open(configure, Some(lines())).await;
