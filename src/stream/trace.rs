@@ -48,10 +48,10 @@ pub(crate) fn stream(id: StreamId, method: &http::Method, path: &str) -> Span {
 
 /// The stream has ended.
 pub(crate) fn ended(span: &Span, id: StreamId, outcome: &Outcome, evidence: Evidence, bytes: u64) {
-    match outcome.error() {
-        Some(error) => event!(info, span, %id, %outcome, %evidence, bytes, %error, "stream ended"),
-        None => event!(info, span, %id, %outcome, %evidence, bytes, "stream ended"),
-    };
+    event!(
+        info, span, %id, %outcome, %evidence, bytes,
+        error = outcome.error().map(tracing::field::display), "stream ended"
+    );
 }
 
 /// The content could not be spilled: the capture ends there.
@@ -81,10 +81,7 @@ pub(crate) fn undelivered(hook: &str, left: u64) {
 
 /// A callback of the user's panicked: what it was meant to do did not happen.
 pub(crate) fn callback_panicked(id: Option<StreamId>, callback: &str) {
-    match id {
-        Some(id) => event!(error, Span::default(), %id, callback, "callback panicked"),
-        None => event!(error, Span::default(), callback, "callback panicked"),
-    };
+    event!(error, Span::default(), id = id.map(tracing::field::display), callback, "callback panicked");
 }
 
 // === impl Span ===
