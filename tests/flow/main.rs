@@ -8,6 +8,7 @@ mod budget;
 mod clients;
 mod config;
 mod limits;
+mod longest;
 mod pace;
 mod pipelines;
 mod pressure;
