@@ -4,6 +4,7 @@
 mod support;
 
 mod admission;
+mod handles;
 mod hooks;
 mod runtimes;
 mod shutdown;
