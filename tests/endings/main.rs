@@ -12,6 +12,7 @@ mod crowd;
 mod errors;
 mod grpc;
 mod half_close;
+mod in_call;
 mod layers;
 mod mid_body;
 mod model;

@@ -7,6 +7,7 @@ mod support;
 mod budget;
 mod clients;
 mod config;
+mod keep_alive;
 mod limits;
 mod longest;
 mod pace;
