@@ -14,13 +14,14 @@ use axum::routing::get;
 use futures_util::{StreamExt, stream};
 use streaming_accumulator::StreamingAccumulatorLayer;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let layer = StreamingAccumulatorLayer::builder()
         .on_end(|record| async move {
-            let bytes = record.metrics().bytes();
-            eprintln!("{} {}: {} after {bytes} bytes", record.id(), record.uri(), record.outcome());
+            let (path, bytes) = (record.uri().path(), record.metrics().bytes());
+            eprintln!("{} {path}: {} after {bytes} bytes", record.id(), record.outcome());
         })
         .build()?;
     let handle = layer.handle();
@@ -28,12 +29,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     eprintln!("curl -N http://{}/count", listener.local_addr()?);
-    let stopped = async move {
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = tokio::spawn(async move {
         let _ = tokio::signal::ctrl_c().await;
-        // Streams may go on for 5 s; the server then has nothing left to wait for.
+        // The server closes its port at once. Streams may go on for 5 s, then the layer cuts them, so that the server
+        // has nothing left to wait for.
+        let _ = stop.send(());
         eprintln!("shutdown: {}", handle.shutdown(Duration::from_secs(5)).await);
-    };
-    axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
+    });
+    let server = axum::serve(listener, app).with_graceful_shutdown(async {
+        let _ = stopped.await;
+    });
+    server.await?;
+    shutdown.await?;
     Ok(())
 }
 

@@ -42,8 +42,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let connection = builder.serve_connection(TokioIo::new(tcp), service.clone()).into_owned();
         tokio::spawn(connections.watch(connection));
     }
-    eprintln!("shutdown: {}", handle.shutdown(Duration::from_secs(5)).await);
-    connections.shutdown().await;
+    // New connections are refused from here on. Streams may go on for 5 s, then the layer cuts them, so that their
+    // connections close.
+    drop(listener);
+    let (report, ()) = tokio::join!(handle.shutdown(Duration::from_secs(5)), connections.shutdown());
+    eprintln!("shutdown: {report}");
     Ok(())
 }
 

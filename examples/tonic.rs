@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use streaming_accumulator::StreamingAccumulatorLayer;
+use tokio::sync::oneshot;
 use tonic::transport::Server;
 
 #[tokio::main]
@@ -26,15 +27,22 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (_reporter, health) = tonic_health::server::health_reporter();
 
     eprintln!("grpcurl -plaintext -d '{{}}' 127.0.0.1:3000 grpc.health.v1.Health/Watch");
-    let stopped = async {
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = tokio::spawn(async move {
         let _ = tokio::signal::ctrl_c().await;
-        // A watch never ends by itself: after 5 s it is cut, and its record delivered.
+        // The server closes its port at once. A watch never ends by itself: after 5 s the layer cuts it, and delivers
+        // its record.
+        let _ = stop.send(());
         eprintln!("shutdown: {}", handle.shutdown(Duration::from_secs(5)).await);
+    });
+    let stopped = async {
+        let _ = stopped.await;
     };
     Server::builder()
         .layer(layer)
         .add_service(health)
         .serve_with_shutdown("127.0.0.1:3000".parse()?, stopped)
         .await?;
+    shutdown.await?;
     Ok(())
 }

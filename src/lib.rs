@@ -1,9 +1,8 @@
 //! A Tower layer that makes every streamed HTTP response accountable.
 //!
 //! [`StreamingAccumulatorLayer`] goes around any service whose response body streams (axum, hyper,
-//! tonic). It tees the body into a bounded lock-free accumulator, decides **once** how the stream ended,
-//! and delivers **one** record of it to async hooks: the place where a team bills, audits, caches or
-//! alerts.
+//! tonic). It tees the body into a bounded lock-free accumulator, decides **once** how the stream ended, and delivers
+//! **one** record of it to async hooks: the place where a team bills, audits, caches or alerts.
 //!
 //! ```
 //! use axum::{Router, routing::get};
@@ -39,7 +38,7 @@
 //!
 //! # The trap: where to install it
 //!
-//! Be outermost. An outer layer that compresses, limits, buffers or replaces the body changes what the
+//! Install it outside of everything that changes the body. An outer layer that compresses, limits, buffers or replaces the body changes what the
 //! server sees, and a record of an inner layer speaks of the inner body. Outside axum's `Router`, the
 //! response's body type changes, so `axum::serve` needs `.map_response(|r| r.map(axum::body::Body::new))`
 //! around it; `Router::layer` does that by itself.
@@ -57,13 +56,15 @@
 //!
 //! With [`Builder::meter`] a record also says which model answered, why it ended, and what it used:
 //! [`StreamRecord::usage`] has the tokens in one [normal form](Usage) for all providers, with the
-//! [basis](UsageBasis) that they rest on, and [`StreamRecord::llm`] everything [else](LlmReport). The meters know the
-//! protocols of OpenAI, Anthropic, Gemini, Bedrock, Mistral, Cohere and Ollama, however a stream is cut; a
-//! [`Meter`] of your own plugs in beside them. Where the meter saw the protocol's own end, a client that then left
-//! has not cancelled; and an error inside a successful response makes it failed.
+//! [basis](meter::UsageBasis) that they rest on, and [`StreamRecord::llm`] everything [else](meter::LlmReport). The
+//! meters know the protocols of OpenAI, Anthropic, Gemini, Bedrock, Mistral, Cohere and Ollama, however a stream is cut;
+//! a [`Meter`](meter::Meter) of your own plugs in beside them. Where the meter saw the protocol's own end, a client that
+//! then left has not cancelled; and an error inside a successful response makes it failed.
 //!
 //! ```
-//! use streaming_accumulator::{CharsPerToken, MeterSet, StreamingAccumulatorLayer};
+//! # #[cfg(feature = "llm")] {
+//! use streaming_accumulator::StreamingAccumulatorLayer;
+//! use streaming_accumulator::meter::{CharsPerToken, MeterSet};
 //!
 //! let layer = StreamingAccumulatorLayer::builder()
 //!     .meter(MeterSet::detect().estimate(CharsPerToken))
@@ -73,16 +74,17 @@
 //!     })
 //!     .build()?;
 //! # let _ = layer;
+//! # }
 //! # Ok::<(), streaming_accumulator::ConfigError>(())
 //! ```
 //!
 //! # While a stream runs
 //!
-//! A handler finds its [`StreamHandle`] in the request's extensions, and [`Handle::streams`] lists those of all
-//! streams: live numbers, a token that fires when the client has left, a [snapshot](StreamHandle::snapshot) of
-//! what is captured, and [taps](StreamHandle::tap), which read the chunks as they come. A tap that asks to be
-//! waited for slows the body down when it falls behind, as the [`BackpressureStrategy`] says; any other misses
-//! chunks and is told how many. Streams that are not HTTP bodies get all this from [`StreamPipeline`].
+//! A handler finds its [`StreamHandle`] in the request's extensions, a caller finds it in the response's, and
+//! [`Handle::streams`] lists those of all streams: live numbers, a token that fires when the client has left, the
+//! [end](StreamHandle::ended) to wait for, a [snapshot](StreamHandle::snapshot) of what is captured, and
+//! [taps](StreamHandle::tap), which read the chunks as they come. A [lossless](Tap::lossless) tap slows the body down
+//! when it falls behind, as the [`BackpressureStrategy`] says; any other misses chunks and is told how many. Streams that are not HTTP bodies get all this from [`StreamPipeline`].
 //!
 //! ```
 //! use std::time::Duration;
@@ -105,9 +107,15 @@
 //! # Features
 //!
 //! * `tracing` (default): a span per stream, and events for its end, for retries and for dead letters.
-//! * `br`, `gzip` (and deflate), `zstd`: meters read bodies with these content encodings.
+//! * `llm`: meters, which read what a stream of a language model used.
+//! * `llm-br`, `llm-gzip` (and deflate), `llm-zstd`: meters read bodies with these content encodings.
+//! * `llm-estimate`: `TokenEstimator`, which counts tokens by the vocabularies of OpenAI's models.
+//! * `spill`: captured content beyond a limit goes to a temporary file.
 //! * `compression`: captured content can be kept as LZ4 blocks.
-//! * `estimate`: `TokenEstimator`, which counts tokens by the vocabularies of OpenAI's models.
+//! * `serde`: records, and all that they hold, serialise and read back.
+//! * `full`: all of these.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[allow(unsafe_code, reason = "confined to blocks and the links between them, and checked by loom")]
 mod accumulator;

@@ -7,8 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
-use streaming_accumulator::StreamingAccumulatorLayer;
-use streaming_accumulator::http::CaptureRequest;
+use streaming_accumulator::{CaptureRequestLayer, StreamingAccumulatorLayer};
 use tower::ServiceExt;
 
 use crate::admin::Admin;
@@ -18,11 +17,14 @@ use crate::billing::Context;
 use crate::keys::{Keys, authenticate};
 use crate::live::{Live, stamp};
 
+/// Bytes of each request that are kept: the prompt, for an estimate where a stream is cut before it reports its usage.
+const MAX_REQUEST: usize = 64 * 1024;
+
 /// Every authenticated `POST` goes through the layer, whatever its path; nothing else does.
 ///
 /// `Router::layer` wraps what stands above it, so a request meets these lines from the bottom up.
 pub(crate) fn app(
-    layer: StreamingAccumulatorLayer<Context, CaptureRequest>,
+    layer: StreamingAccumulatorLayer<Context>,
     keys: Keys,
     live: Live,
     backend: Arc<Backend>,
@@ -32,6 +34,7 @@ pub(crate) fn app(
     let metered = provider
         .clone()
         .layer(from_fn_with_state(live, stamp))
+        .layer(CaptureRequestLayer::new(MAX_REQUEST))
         .layer(layer) // <- this line accounts for every stream
         .layer(from_fn(asking::hide))
         .layer(from_fn_with_state(keys.clone(), authenticate));

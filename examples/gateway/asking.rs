@@ -21,7 +21,7 @@ const LONGEST_REQUEST: usize = 64 * 1024 * 1024;
 #[derive(Clone, Copy)]
 struct Asked;
 
-/// Has `provider` answer, and asks it for usage where its protocol has to be asked and the client did not.
+/// Lets `provider` answer, and asks it for usage where the protocol reports none unasked and the client did not ask.
 pub(crate) async fn answer<F: Future<Output = Result<Response, Problem>>>(
     request: Request,
     provider: impl FnOnce(Request) -> F,

@@ -77,7 +77,12 @@ use crate::prices::Prices;
 async fn main() -> ExitCode {
     let args = Args::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A write to stderr that fails would otherwise be told to stderr, by a macro that panics when nobody reads it.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
     match serve(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {
@@ -105,8 +110,6 @@ async fn serve(args: Args) -> Result<(), Fatal> {
         // The ledger keeps numbers only, so no content is kept in memory either.
         .capture(Capture::none())
         .meter(meters())
-        // The model and the prompt, which a stream that is cut early does not tell.
-        .capture_request(64 * 1024)
         .hook(Billing::new(ledger.clone(), live.clone()))
         .build()
         .map_err(|error| Fatal::other(format!("cannot build the layer: {error}")))?;

@@ -14,9 +14,11 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::Value;
-use streaming_accumulator::http::{CaptureRequest, RequestBody};
+use streaming_accumulator::http::RequestBody;
 use streaming_accumulator::meter::{Estimator, MeterSet};
-use streaming_accumulator::{BoxError, Capture, StreamRecord, StreamingAccumulatorLayer};
+use streaming_accumulator::{
+    BoxError, Capture, CaptureRequestLayer, StreamRecord, StreamingAccumulatorLayer,
+};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::mpsc;
 use tower::{Layer, ServiceExt, service_fn};
@@ -27,7 +29,7 @@ struct Sum;
 /// A layer, and its records as they are delivered.
 struct Bench {
     runtime: Runtime,
-    layer: StreamingAccumulatorLayer<(), CaptureRequest>,
+    layer: StreamingAccumulatorLayer,
     records: mpsc::Receiver<Arc<StreamRecord>>,
 }
 
@@ -58,7 +60,6 @@ impl Bench {
         let layer = StreamingAccumulatorLayer::builder()
             .meter(MeterSet::detect().estimate(Sum))
             .capture(Capture::none())
-            .capture_request(1024 * 1024)
             .on_end(move |record| {
                 let sender = sender.clone();
                 async move { sender.send(record).await.expect("somebody waits") }
@@ -77,11 +78,12 @@ impl Bench {
             .collect();
         let upload = StreamBody::new(futures_util::stream::iter(frames));
         let request = Request::post("/v1/chat/completions").header("content-type", "application/json");
-        let service = self.layer.layer(service_fn(async |request: Request<RequestBody<_>>| {
+        let answer = service_fn(async |request: Request<RequestBody<_>>| {
             let upload: http_body_util::Collected<Bytes> = RequestBody::collect(request.into_body()).await?;
             assert_eq!(upload.to_bytes(), whole, "the bytes are as they were");
             Ok::<_, BoxError>(Response::new(Full::new(Bytes::from_static(b"data: {}\n\n"))))
-        }));
+        });
+        let service = self.layer.layer(CaptureRequestLayer::new(1024 * 1024).layer(answer));
         let records = &mut self.records;
         let record = self.runtime.block_on(async move {
             let answer = service.oneshot(request.body(upload).expect("a request")).await.expect("an answer");

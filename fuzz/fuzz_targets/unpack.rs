@@ -9,8 +9,8 @@ use std::io::Write;
 
 use common::{Head, Knobs, knobs, metered, same_however_cut};
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
-use streaming_accumulator::meter::{Incomplete, LlmReport, MeterSet};
 use streaming_accumulator::Usage;
+use streaming_accumulator::meter::{Incomplete, LlmReport, MeterSet};
 
 const CODINGS: [&str; 5] = ["gzip", "deflate", "br", "zstd", "deflate"];
 

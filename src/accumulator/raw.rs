@@ -25,13 +25,6 @@ pub(super) const REFERENCE: usize = size_of::<Bytes>() / 8;
 const _: () = assert!(size_of::<Bytes>().is_multiple_of(8) && align_of::<Bytes>() <= align_of::<u64>());
 
 /// New words, all zero.
-#[cfg(not(accumulator_loom))]
-pub(super) fn zeroed(bytes: usize) -> Words {
-    // SAFETY: all bits zero is a valid atomic integer.
-    unsafe { Box::new_zeroed_slice(bytes / 8).assume_init() }
-}
-
-#[cfg(accumulator_loom)]
 pub(super) fn zeroed(bytes: usize) -> Words {
     (0..bytes / 8).map(|_| AtomicU64::new(0)).collect()
 }

@@ -349,23 +349,6 @@ fn a_snapshot_ends_where_the_stream_was() {
     }
 }
 
-#[test]
-fn a_snapshot_for_a_reader_ends_where_the_stream_was() {
-    let reader = ContentReader::new(1_000);
-    let config = BufferConfig::in_memory(Capture::none(), Arc::default(), 64, false);
-    let log = StreamBuffer::with_reader(&Arc::new(config), &reader);
-    let mut writer = log.writer();
-    assert!(reader.is_empty());
-    for n in 0..4 {
-        log.append(&mut writer, &chunk(n, 300), 0);
-    }
-    assert_eq!(reader.len(), 900);
-    let stream = joined(&[0, 1, 2].map(|n| chunk(n, 300)));
-    assert_eq!(log.snapshot(600).to_bytes().unwrap(), stream[..600]);
-    assert_eq!(log.snapshot(1_200).to_bytes().unwrap(), stream);
-    assert!(log.snapshot(1_200).is_truncated() && reader.snapshot().is_truncated());
-}
-
 /// A stream of which all is kept, and moved by `worker`.
 #[cfg(any(feature = "spill", feature = "compression"))]
 fn moved(worker: Arc<SpillWorker>) -> StreamBuffer {

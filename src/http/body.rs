@@ -138,8 +138,11 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let mut this = self.project();
-        let (Some(mut inner), false) = (this.inner.as_mut().as_pin_mut(), *this.ended) else {
+        if *this.ended {
             return Poll::Ready(None);
+        }
+        let Some(mut inner) = this.inner.as_mut().as_pin_mut() else {
+            return this.closed(cx);
         };
         let Some(stream) = this.guard.as_ref().map(StreamGuard::state) else {
             return forward(inner, cx);
@@ -233,7 +236,7 @@ fn forward<B: Body<Error: Into<BoxError>>>(inner: Pin<&mut B>, cx: &mut Context<
 impl<B> Projected<'_, B> {
     /// Settles the stream as the inner body ended it.
     #[cold]
-    fn end(self, end: End, cx: &mut Context<'_>) -> Polled {
+    fn end(mut self, end: End, cx: &mut Context<'_>) -> Polled {
         let Some(stream) = self.guard.as_ref().map(StreamGuard::state) else {
             return Poll::Ready(None);
         };
@@ -251,11 +254,15 @@ impl<B> Projected<'_, B> {
             }
         };
         if stream.settle(signal, trailers) == Settlement::Already && !matches!(end, End::Error(_)) {
+            let is_decided = stream.outcome().is_some();
             match stream.closing() {
                 // A stream that was stopped must not look complete.
                 Some(Some(_)) => return self.closed(cx),
                 // Somebody is deciding at this moment.
-                None if stream.outcome().is_none() => return self.closed(cx),
+                None if !is_decided => {
+                    self.inner.set(None);
+                    return self.closed(cx);
+                }
                 _ => {}
             }
         }
@@ -288,11 +295,13 @@ impl<B> Projected<'_, B> {
             return Poll::Ready(None);
         };
         stream.wake_on_change(cx.waker());
-        let error = match (stream.closing(), stream.outcome()) {
+        // In this order: `closing` is set before the outcome.
+        let is_decided = stream.outcome().is_some();
+        let error = match (stream.closing(), is_decided) {
             (Some(error), _) => error.clone(),
             // Complete without us, and nothing that comes now would be counted.
-            (None, Some(_)) => None,
-            (None, None) => return Poll::Pending,
+            (None, true) => None,
+            (None, false) => return Poll::Pending,
         };
         self.end_with(error)
     }

@@ -11,7 +11,7 @@ mod service;
 
 pub use self::body::AccumulatorBody;
 pub use self::body_error::BodyError;
-pub use self::builder::Builder;
+pub use self::builder::{Builder, NoHooks, WithHooks};
 #[cfg(feature = "llm")]
 pub use self::capture_request::{CaptureRequest, CaptureRequestLayer, RequestBody};
 pub use self::layer::StreamingAccumulatorLayer;

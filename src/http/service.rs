@@ -3,6 +3,7 @@
 use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
 
 use http::{Request, Response};
 use http_body::Body;
@@ -88,11 +89,12 @@ impl<S, C: Send + Sync + 'static> StreamingAccumulator<S, C> {
     fn open<B>(&self, request: Request<B>, slot: OwnedSemaphorePermit) -> (Request<B>, StreamGuard) {
         let LayerShared { dispatcher, context, .. } = &*self.shared;
         let (mut parts, body) = request.into_parts();
-        let id = StreamId::new();
+        let now = SystemTime::now();
+        let id = StreamId::at(now);
         let span = trace::stream(id, &parts.method, parts.uri.path());
         let head =
             RequestHead { method: parts.method.clone(), uri: parts.uri.clone(), version: parts.version };
-        let stream = Arc::new(StreamState::new(id, dispatcher.stream_config(), head, span));
+        let stream = Arc::new(StreamState::new(id, now, dispatcher.stream_config(), head, span));
         let guard = dispatcher.open(&stream, slot, |handle| {
             parts.extensions.insert(handle);
             let context = contain(|| context(&parts));

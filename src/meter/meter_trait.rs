@@ -11,7 +11,7 @@ use super::report_builder::ReportBuilder;
 /// buffer. A meter that panics is not called again, and the stream goes on without it.
 ///
 /// ```
-/// use streaming_accumulator::{Meter, MeterSet, ReportBuilder, Usage};
+/// use streaming_accumulator::meter::{Meter, MeterSet, ReportBuilder, Usage};
 ///
 /// /// One token a line; the line `end` is the protocol's end.
 /// #[derive(Default)]

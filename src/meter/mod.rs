@@ -27,7 +27,7 @@
 //! quota            framing, lenient     separates events │ reads JSON with surprises
 //! response_head    report
 //!                  protocol, usage      plain data
-//!                  parse_error
+//!                  parse_error, char_boundary
 //! ```
 //!
 //! # The trap: substrings
@@ -38,6 +38,7 @@
 //! decides whether an event is parsed; it is never believed.
 
 mod auto;
+mod char_boundary;
 mod encoding;
 mod estimate;
 mod framing;

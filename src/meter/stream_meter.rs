@@ -23,7 +23,7 @@ use super::usage::Usage;
 /// ```
 /// use std::time::Duration;
 /// use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header::CONTENT_TYPE};
-/// use streaming_accumulator::{MeterSet, ResponseHead, UsageBasis};
+/// use streaming_accumulator::meter::{MeterSet, ResponseHead, UsageBasis};
 ///
 /// let mut headers = HeaderMap::new();
 /// headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
@@ -105,10 +105,14 @@ impl StreamMeter {
         self.report.to_usage(false)
     }
 
-    /// A number that changes with each event, and while an event comes in; 0 before the first event begins.
-    pub(crate) fn progress(&self) -> u64 {
+    /// A number that changes with each event, and while an event comes in; 0 before the first event begins. `None` once
+    /// the meter has stopped reading.
+    pub(crate) fn progress(&self) -> Option<u64> {
+        if self.report.stopped().is_some() {
+            return None;
+        }
         let buffered = contain_buffered(&*self.meter);
-        (self.report.known().events << 32) | (buffered as u64 & u64::from(u32::MAX))
+        Some((self.report.known().events << 32) | (buffered as u64 & u64::from(u32::MAX)))
     }
 
     /// Notes that the meter did not read the whole stream.

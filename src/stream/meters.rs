@@ -85,7 +85,11 @@ impl MeterSlots {
             if let (Some(meter), Passage::Counted { .. }) = (meter, passage) {
                 let _mark = FeedMark::begin();
                 meter.feed(chunk, now);
-                self.progress.store(meter.progress(), Relaxed);
+                match meter.progress() {
+                    Some(progress) => self.progress.store(progress, Relaxed),
+                    // What comes now is not read: limits go by its frames again.
+                    None => self.has_events.store(false, Relaxed),
+                }
             }
             passage
         })

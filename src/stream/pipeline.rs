@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use flume::{Receiver, Sender};
@@ -320,11 +321,12 @@ impl StreamPipelineBuilder {
 
     /// The state of a stream with the settings of `layer`, save those that were set here.
     pub(crate) fn state(&self, layer: &Arc<StreamConfig>) -> Arc<StreamState> {
-        let id = StreamId::new();
+        let now = SystemTime::now();
+        let id = StreamId::at(now);
         let span = trace::stream(id, &self.method, self.uri.path());
         let (method, uri) = (self.method.clone(), self.uri.clone());
         let request = RequestHead { method, uri, version: Version::default() };
-        Arc::new(StreamState::without_head(id, &self.config(layer), request, span))
+        Arc::new(StreamState::without_head(id, now, &self.config(layer), request, span))
     }
 
     /// The pipeline of `stream`, whose end is told to `on_end`.

@@ -39,6 +39,10 @@ pub struct StreamRecord<C = ()> {
 }
 
 /// Where a record's facts stand: the first attempt holds them, and later ones share them.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would cost each stream an allocation, for records that are tried again"
+)]
 enum Source<C> {
     Own { ended: EndedStream, context: Option<C> },
     Shared(Arc<StreamRecord<C>>),
@@ -209,25 +213,23 @@ impl<C> StreamRecord<C> {
         &self.ended().metrics
     }
 
-    /// The tokens that a [meter](crate::Builder::meter) counted; [absent](UsageBasis::Absent) where nothing is
-    /// known.
+    /// The tokens that a [meter](crate::Builder::meter) counted; [absent](UsageBasis::Absent) where nothing is known.
     ///
-    /// Worked out on first use, once for all hooks and attempts, on the worker that asks: here an
-    /// [`Estimator`](crate::Estimator) runs, and, with [`MeterSet::on_worker`](crate::MeterSet::on_worker), the
-    /// meter itself, which reads all that was captured. Spilled content is then read back, which blocks as
-    /// [`Content::chunks`] does. After that it costs nothing.
+    /// The first call works it out, once for all hooks and attempts, on the thread that asks. An
+    /// [`Estimator`](crate::meter::Estimator) runs here, and, with
+    /// [`MeterSet::on_worker`](crate::meter::MeterSet::on_worker), the meter itself, which reads all that was captured:
+    /// spilled content is then read back, which blocks. Later calls cost nothing.
     #[cfg(feature = "llm")]
     pub fn usage(&self) -> &Usage {
         let ended = self.ended();
         ended.report.as_ref().map_or(&ABSENT, |report| report.usage(ended.metered()))
     }
 
-    /// What else is known of a language model's response: model, finish reasons, text, times. `None` where no
-    /// meter read the response and nothing was found in a
-    /// [captured request](crate::Builder::capture_request).
+    /// What else is known of a language model's response: model, finish reasons, text, times. `None` where no meter read
+    /// the response and nothing was found in a [captured request](crate::CaptureRequestLayer).
     ///
-    /// Worked out on first use, as [`usage`](Self::usage) is, which copies the texts that were kept; without the
-    /// estimates.
+    /// The first call works it out, as that of [`usage`](Self::usage) does, and copies the texts that were kept; it makes
+    /// no estimates.
     #[cfg(feature = "llm")]
     pub fn llm(&self) -> Option<&LlmReport> {
         let ended = self.ended();

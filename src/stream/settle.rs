@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::{Arc, PoisonError};
 
-use http::HeaderMap;
+use http::header::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 
 use super::error::StreamError;
@@ -226,9 +226,12 @@ impl Drop for StreamGuard {
 /// A status that is not a number reads as 2 (UNKNOWN): the call cannot have succeeded.
 fn grpc_status(trailers: Option<&HeaderMap>, response: Option<&ResponseFacts>) -> Option<GrpcStatus> {
     const UNKNOWN: i32 = 2;
+    // As names: as texts they would be parsed for every stream.
+    static STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    static MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
     let of = |headers: &HeaderMap| {
-        let status = headers.get("grpc-status")?.to_str().ok();
-        let message = headers.get("grpc-message").and_then(|value| value.to_str().ok());
+        let status = headers.get(&STATUS)?.to_str().ok();
+        let message = headers.get(&MESSAGE).and_then(|value| value.to_str().ok());
         Some(GrpcStatus {
             status: status.and_then(|text| text.parse().ok()).unwrap_or(UNKNOWN),
             message: message.map(|text| percent_decode_str(text).decode_utf8_lossy().into()),

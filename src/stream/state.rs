@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 #[cfg(feature = "llm")]
@@ -96,12 +97,19 @@ pub(crate) struct Flags(u8);
 // === impl StreamState ===
 
 impl StreamState {
-    pub(crate) fn new(id: StreamId, config: &Arc<StreamConfig>, request: RequestHead, span: Span) -> Self {
+    /// A stream that opens at `now`.
+    pub(crate) fn new(
+        id: StreamId,
+        now: SystemTime,
+        config: &Arc<StreamConfig>,
+        request: RequestHead,
+        span: Span,
+    ) -> Self {
         Self {
             id,
             config: Arc::clone(config),
             request,
-            metrics: StreamMetrics::start(),
+            metrics: StreamMetrics::start(now),
             buffer: StreamBuffer::new(&config.buffer),
             #[cfg(feature = "llm")]
             meters: MeterSlots::default(),
@@ -121,6 +129,7 @@ impl StreamState {
     /// A stream that is not a response: it has begun, and many producers wait where a body would.
     pub(crate) fn without_head(
         id: StreamId,
+        now: SystemTime,
         config: &Arc<StreamConfig>,
         request: RequestHead,
         span: Span,
@@ -129,7 +138,7 @@ impl StreamState {
             // Pending: as long as nobody pushes, it waits for its upstream.
             flags: AtomicU8::new(Flags::HEADLESS.0 | Flags::PENDING.0),
             body_waker: BodyWaker::many(),
-            ..Self::new(id, config, request, span)
+            ..Self::new(id, now, config, request, span)
         }
     }
 

@@ -17,7 +17,7 @@ use super::estimator::Estimator;
 /// # Examples
 ///
 /// ```
-/// use streaming_accumulator::{CharsPerToken, Estimator, MeterSet};
+/// use streaming_accumulator::meter::{CharsPerToken, Estimator, MeterSet};
 ///
 /// assert_eq!(CharsPerToken.tokens(None, "eighteen letters !"), 5);
 /// assert_eq!(CharsPerToken.tokens(None, "計量器"), 3);

@@ -41,7 +41,7 @@ type Vocabulary = fn() -> &'static Tokenizer;
 /// # Examples
 ///
 /// ```
-/// use streaming_accumulator::{Estimator, MeterSet, TokenEstimator};
+/// use streaming_accumulator::meter::{Estimator, MeterSet, TokenEstimator};
 ///
 /// let estimator = TokenEstimator::new();
 /// assert_eq!(estimator.tokens(Some("openai/gpt-4o-mini"), "Hello, world!"), 4);

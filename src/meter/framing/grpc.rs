@@ -14,7 +14,7 @@ const MAX_TRAILERS: usize = 8 * 1024;
 /// they cannot be read.
 ///
 /// ```
-/// use streaming_accumulator::GrpcDecoder;
+/// use streaming_accumulator::meter::GrpcDecoder;
 ///
 /// let mut decoder = GrpcDecoder::new();
 /// decoder.feed(b"\0\0\0\0\x03abc\0\0\0");

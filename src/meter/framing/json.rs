@@ -13,7 +13,7 @@ use super::lines::append;
 /// value that lies within one chunk of input is borrowed from it.
 ///
 /// ```
-/// use streaming_accumulator::JsonDecoder;
+/// use streaming_accumulator::meter::JsonDecoder;
 ///
 /// let mut decoder = JsonDecoder::new();
 /// let mut seen = Vec::new();

@@ -9,7 +9,7 @@ use super::lines::{Line, LineEnding, LineSplitter};
 /// line that lies within one chunk of input is borrowed from it.
 ///
 /// ```
-/// use streaming_accumulator::NdjsonDecoder;
+/// use streaming_accumulator::meter::NdjsonDecoder;
 ///
 /// let mut decoder = NdjsonDecoder::new();
 /// let mut seen = Vec::new();

@@ -22,7 +22,7 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// error: [`data_str`](SseEvent::data_str) shows it as U+FFFD.
 ///
 /// ```
-/// use streaming_accumulator::SseDecoder;
+/// use streaming_accumulator::meter::SseDecoder;
 ///
 /// let mut decoder = SseDecoder::new();
 /// let mut seen = Vec::new();

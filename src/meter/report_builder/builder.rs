@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::choices::Choices;
 use super::event_output::{EventOutput, Interest, OutputKind};
 use super::text_policy::TextPolicy;
+use crate::meter::char_boundary;
 use crate::meter::protocol::Protocol;
 use crate::meter::report::{InBandError, Incomplete, LlmReport};
 use crate::meter::usage::{Usage, UsageBasis};
@@ -371,5 +372,5 @@ impl ReportBuilder {
 }
 
 fn bounded(word: &str) -> Box<str> {
-    word[..word.floor_char_boundary(MAX_WORD)].into()
+    char_boundary::cut(word, MAX_WORD).into()
 }

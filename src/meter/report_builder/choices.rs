@@ -1,6 +1,7 @@
 //! The choices of a response: their texts and why they ended.
 
 use super::text_policy::TextPolicy;
+use crate::meter::char_boundary;
 use crate::meter::report::LlmChoice;
 
 /// More choices than any provider serves for one request; higher numbers of them are not believed.
@@ -32,7 +33,7 @@ impl Choices {
 
     /// Adds text to a choice, and keeps as much of it as there is room for.
     pub(super) fn add_text(&mut self, index: u32, text: &str) {
-        let kept = &text[..text.floor_char_boundary(self.room)];
+        let kept = char_boundary::cut(text, self.room);
         self.room = if kept.len() < text.len() { 0 } else { self.room - kept.len() };
         if let Some(choice) = self.choice(index) {
             choice.len += text.chars().count() as u64;

@@ -1,5 +1,7 @@
 //! Text that is kept up to a limit.
 
+use crate::meter::char_boundary;
+
 /// Text that is kept up to a limit.
 #[derive(Debug, Default)]
 pub(super) struct BoundedString {
@@ -20,7 +22,7 @@ impl BoundedString {
         if self.is_full {
             return;
         }
-        let kept = &text[..text.floor_char_boundary(self.max - self.text.len())];
+        let kept = char_boundary::cut(text, self.max - self.text.len());
         self.is_full = kept.len() < text.len();
         let wanted = self.text.len() + kept.len();
         if wanted > self.text.capacity() {

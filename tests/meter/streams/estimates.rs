@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use streaming_accumulator::http::{CaptureRequest, RequestBody};
+use streaming_accumulator::http::RequestBody;
 use streaming_accumulator::meter::{Estimator, Meter, MeterSet, ReportBuilder, UsageBasis};
-use streaming_accumulator::{AccumulatorBody, BoxError, Outcome, Phase, StreamRecord};
-use tower::ServiceExt;
+use streaming_accumulator::{AccumulatorBody, BoxError, CaptureRequestLayer, Outcome, Phase, StreamRecord};
+use tower::{Layer, ServiceExt};
 
 use super::lines::{lines, tokens};
 use crate::support::*;
@@ -48,11 +48,11 @@ impl Meter for Texts {
     }
 }
 
-/// A layer that meters, reads requests, and has an estimator.
-fn estimating(set: MeterSet) -> (Recorder<(), CaptureRequest>, Bytewise) {
+/// A layer that meters, and has an estimator.
+fn estimating(set: MeterSet) -> (Recorder, Bytewise) {
     let estimator = Bytewise::default();
     let set = set.estimate(estimator.clone());
-    (Recorder::with(|builder| builder.meter(set).capture_request(1024)), estimator)
+    (Recorder::with(|builder| builder.meter(set)), estimator)
 }
 
 fn texts() -> MeterSet {
@@ -69,9 +69,10 @@ fn counts(record: &StreamRecord) -> (Option<u64>, Option<u64>, UsageBasis) {
     (usage.input_tokens, usage.output_tokens, usage.basis)
 }
 
-/// Reads the request, then answers.
-async fn answer(
-    recorder: &Recorder<(), CaptureRequest>,
+/// Reads the request, of which at most `max` bytes are captured, then answers.
+async fn answer_capturing(
+    max: usize,
+    recorder: &Recorder,
     response: Answered,
 ) -> Result<Response<AccumulatorBody<TestBody>>, BoxError> {
     let response = Arc::new(Mutex::new(Some(response)));
@@ -83,12 +84,25 @@ async fn answer(
             Ok(response.map(boxed))
         }
     });
-    recorder.around(service).oneshot(request()).await
+    recorder.around(CaptureRequestLayer::new(max).layer(service)).oneshot(request()).await
+}
+
+/// The same, with room for the whole request.
+async fn answer(
+    recorder: &Recorder,
+    response: Answered,
+) -> Result<Response<AccumulatorBody<TestBody>>, BoxError> {
+    answer_capturing(1024, recorder, response).await
 }
 
 /// The record of an answer that is pulled so far and then dropped.
-async fn cut(recorder: &Recorder<(), CaptureRequest>, body: MockBody) -> Arc<StreamRecord> {
-    let mut body = answer(recorder, Ok(Response::new(body.wait(&Gate::new())))).await.unwrap().into_body();
+async fn cut(recorder: &Recorder, body: MockBody) -> Arc<StreamRecord> {
+    let response = Ok(Response::new(body.wait(&Gate::new())));
+    cut_answer(answer(recorder, response).await.unwrap(), recorder).await
+}
+
+async fn cut_answer(response: Response<AccumulatorBody<TestBody>>, recorder: &Recorder) -> Arc<StreamRecord> {
+    let mut body = response.into_body();
     let mut frame = tokio_test::task::spawn(body.frame());
     assert!(frame.poll().is_ready());
     drop(frame);
@@ -109,6 +123,17 @@ async fn unreported_usage_is_estimated_once_on_demand() {
 }
 
 #[tokio::test]
+async fn capturing_nothing_keeps_the_model_only() {
+    let (recorder, _) = estimating(texts());
+    let response = Ok(Response::new(body(["fine"]).wait(&Gate::new())));
+    let response = answer_capturing(0, &recorder, response).await.unwrap();
+    let record = cut_answer(response, &recorder).await;
+    assert_eq!(record.llm().and_then(|report| report.request_model.as_deref()), Some("gpt"));
+    // No prompt was kept: nine characters are three tokens by their number, and nine by the estimator.
+    assert_eq!(counts(&record), (Some(3), Some(4), UsageBasis::Estimated));
+}
+
+#[tokio::test]
 async fn what_was_reported_stands() {
     let (recorder, _) = estimating(lines());
     let record = cut(&recorder, body(["fine\n"])).await;
@@ -124,7 +149,8 @@ async fn input_is_estimated_when_client_leaves_early() {
         request.into_body().collect().await?;
         std::future::pending().await
     });
-    let mut response = tokio_test::task::spawn(recorder.around(service).oneshot(request()));
+    let service = recorder.around(CaptureRequestLayer::new(1024).layer(service));
+    let mut response = tokio_test::task::spawn(service.oneshot(request()));
     assert!(response.poll().is_pending());
     drop(response);
     let record = recorder.only().await;

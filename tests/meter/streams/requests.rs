@@ -1,6 +1,8 @@
 //! Requests that are read as they stream through.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use axum::routing::post;
 use axum::{Json, Router};
@@ -12,7 +14,8 @@ use serde_json::{Value, json};
 use streaming_accumulator::http::{CaptureRequest, RequestBody};
 use streaming_accumulator::meter::UsageBasis;
 use streaming_accumulator::{
-    BoxError, Capture, ConfigError, Outcome, Phase, StreamRecord, StreamingAccumulatorLayer, WhenFull,
+    BoxError, Capture, CaptureRequestLayer, Outcome, Phase, StreamRecord, StreamingAccumulator,
+    StreamingAccumulatorLayer, WhenFull,
 };
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
@@ -20,15 +23,15 @@ use tonic::transport::{Channel, Server as TonicServer};
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
-use tower::ServiceExt;
+use tower::{Layer, Service, ServiceExt};
 
-use super::lines::{lines, report, tokens};
+use super::lines::{metered, report, tokens};
 use crate::support::exchange::H2;
 use crate::support::*;
 
-/// A layer with a meter that reads requests.
-fn reading() -> Recorder<(), CaptureRequest> {
-    Recorder::with(|builder| builder.meter(lines()).capture_request(64 * 1024))
+/// `service`, whose requests are read.
+fn reading<S>(recorder: &Recorder, service: S) -> StreamingAccumulator<CaptureRequest<S>> {
+    recorder.around(CaptureRequestLayer::new(64 * 1024).layer(service))
 }
 
 fn asked(record: &StreamRecord) -> Option<&str> {
@@ -61,8 +64,8 @@ const JSON: &str = "content-type: application/json\r\n";
 
 #[tokio::test]
 async fn through_hyper_in_chunks() {
-    let recorder = reading();
-    let server = serve(Options::h1(), recorder.around(handler(echo))).await;
+    let recorder = metered();
+    let server = serve(Options::h1(), reading(&recorder, handler(echo))).await;
     let mut client = RawClient::connect(server.addr).await;
     let chunks =
         [r#"{"messages":[{"role":"user","content":"hi"}],"mo"#, r#"del":"gp"#, r#"t","stream":true}"#];
@@ -76,8 +79,8 @@ async fn through_hyper_in_chunks() {
 
 #[tokio::test]
 async fn through_hyper_on_http2_with_trailers() {
-    let recorder = reading();
-    let server = serve(Options::h2(), recorder.around(handler(echo))).await;
+    let recorder = metered();
+    let server = serve(Options::h2(), reading(&recorder, handler(echo))).await;
     let mut client = H2Client::connect(server.addr).await;
     let request = Request::post("http://a/").header("content-type", "application/json").body(()).unwrap();
     let (response, mut sending) = client.requests.send_request(request, false).unwrap();
@@ -93,8 +96,8 @@ async fn through_hyper_on_http2_with_trailers() {
 #[tokio::test]
 async fn cut_upload_keeps_what_came() {
     for rst in [false, true] {
-        let recorder = reading();
-        let server = serve(Options::h1(), recorder.around(handler(echo))).await;
+        let recorder = metered();
+        let server = serve(Options::h1(), reading(&recorder, handler(echo))).await;
         let mut client = RawClient::connect(server.addr).await;
         client.send(upload(JSON, &[r#"{"model":"gpt","messages":[{"content":"so fa"#])).await;
         // Its first chunk is then read, too: the second one waits for it.
@@ -109,7 +112,7 @@ async fn cut_upload_keeps_what_came() {
 
 #[tokio::test]
 async fn answer_is_cut_during_the_upload() {
-    let recorder = reading();
+    let recorder = metered();
     let service = handler(|request: Request<RequestBody<Incoming>>| async move {
         let mut upload = request.into_body();
         let first = upload.frame().await.ok_or("no upload")??.into_data().unwrap();
@@ -117,7 +120,7 @@ async fn answer_is_cut_during_the_upload() {
         tokio::spawn(upload.collect());
         Ok(Response::new(boxed(body(["one\n"]).data(first).wait(&Gate::new()))))
     });
-    let server = serve(Options::h2(), recorder.around(service)).await;
+    let server = serve(Options::h2(), reading(&recorder, service)).await;
     let mut client = H2Client::connect(server.addr).await;
     let request = Request::post("http://a/").body(()).unwrap();
     let (response, mut sending) = client.requests.send_request(request, false).unwrap();
@@ -132,14 +135,17 @@ async fn answer_is_cut_during_the_upload() {
 }
 
 /// An application of axum's that needs the whole request.
-fn app(recorder: &Recorder<(), CaptureRequest>) -> Router {
+fn app(recorder: &Recorder) -> Router {
     let answer = |Json(request): Json<Value>| async move { format!("{}\nend\n", request["model"]) };
-    Router::new().route("/chat", post(answer)).layer(recorder.layer())
+    Router::new()
+        .route("/chat", post(answer))
+        .layer(CaptureRequestLayer::new(64 * 1024))
+        .layer(recorder.layer())
 }
 
 #[tokio::test]
 async fn through_axum() {
-    let recorder = reading();
+    let recorder = metered();
     let request = Request::post("/chat")
         .header("content-type", "application/json")
         .body(axum::body::Body::from(json!({ "model": "gpt" }).to_string()))
@@ -154,7 +160,7 @@ async fn through_axum() {
 
 #[tokio::test]
 async fn through_axum_on_a_real_server() {
-    let recorder = reading();
+    let recorder = metered();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let server = tokio::spawn(axum::serve(listener, app(&recorder)).into_future());
@@ -168,12 +174,14 @@ async fn through_axum_on_a_real_server() {
 
 #[tokio::test]
 async fn through_tonic() {
-    let recorder = reading();
+    let recorder = metered();
     let (reporter, service) = tonic_health::server::health_reporter();
     reporter.set_service_status("svc", ServingStatus::Serving).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let server = TonicServer::builder().layer(recorder.layer()).add_service(service);
+    let layers =
+        tower::ServiceBuilder::new().layer(recorder.layer()).layer(CaptureRequestLayer::new(64 * 1024));
+    let server = TonicServer::builder().layer(layers.into_inner()).add_service(service);
     let server = tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     let channel = Channel::from_shared(format!("http://{addr}")).unwrap();
     let channel = within("a channel", channel.connect()).await.unwrap();
@@ -198,8 +206,8 @@ async fn only_what_may_be_json_is_read() {
     ];
     for (headers, json, model) in cases {
         // Without a meter: what is then known is the request's alone.
-        let recorder = Recorder::with(|builder| builder.capture_request(1024));
-        let server = serve(Options::h1(), recorder.around(handler(echo))).await;
+        let recorder = Recorder::new();
+        let server = serve(Options::h1(), reading(&recorder, handler(echo))).await;
         let mut client = RawClient::connect(server.addr).await;
         client.send(upload(headers, &[json]) + "0\r\n\r\n").await;
         client.read_to_end().await;
@@ -212,9 +220,9 @@ async fn only_what_may_be_json_is_read() {
 
 #[tokio::test]
 async fn a_request_without_a_body_says_nothing() {
-    let recorder = Recorder::with(|builder| builder.capture_request(1024));
+    let recorder = Recorder::new();
     for (h2, calls) in [(false, 1), (true, 2)] {
-        let server = serve(Options { h2, ..Options::default() }, recorder.around(handler(echo))).await;
+        let server = serve(Options { h2, ..Options::default() }, reading(&recorder, handler(echo))).await;
         let get = exchange(if h2 { H2 } else { crate::support::exchange::H11 }, body([]));
         get.ask(&server).await;
         assert!(recorder.all(calls).await.iter().all(|record| record.llm().is_none()));
@@ -224,13 +232,10 @@ async fn a_request_without_a_body_says_nothing() {
 #[tokio::test]
 async fn prompt_without_room_is_dropped() {
     let recorder = Recorder::with(|builder| {
-        builder
-            .capture(Capture::none())
-            .memory_budget(64 * 1024)
-            .when_full(WhenFull::Reject)
-            .capture_request(1 << 20)
+        builder.capture(Capture::none()).memory_budget(64 * 1024).when_full(WhenFull::Reject)
     });
-    let server = serve(Options::h1(), recorder.around(handler(echo))).await;
+    let service = recorder.around(CaptureRequestLayer::new(1 << 20).layer(handler(echo)));
+    let server = serve(Options::h1(), service).await;
     let mut client = RawClient::connect(server.addr).await;
     let content = "words ".repeat(50_000);
     let json = format!(r#"{{"model":"gpt","messages":[{{"content":"{content}"}}]}}"#);
@@ -243,15 +248,23 @@ async fn prompt_without_room_is_dropped() {
 
 #[tokio::test]
 async fn waiting_call_is_read_when_admitted() {
-    let recorder = Recorder::with(|builder| builder.max_in_flight(1).capture_request(1024));
-    let echo = |request: Request<RequestBody<MockBody>>| {
+    let recorder = Recorder::with(|builder| builder.max_in_flight(1));
+    let called = Arc::new(AtomicU64::new(0));
+    let calls = Arc::clone(&called);
+    let echo = move |request: Request<RequestBody<MockBody>>| {
+        calls.fetch_add(1, SeqCst);
         std::future::ready(Ok::<_, Infallible>(Response::new(request.into_body())))
     };
-    let layered = recorder.around(tower::service_fn(echo));
-    let first = layered.clone().oneshot(Request::new(body([r#"{"model":"first"}"#]))).await.unwrap();
-    let second = layered.oneshot(Request::new(body([r#"{"model":"second"}"#])));
+    let mut service = reading(&recorder, tower::service_fn(echo));
+    let first = service.clone().oneshot(Request::new(body([r#"{"model":"first"}"#]))).await.unwrap();
+    // Not ready while the first call has the only slot.
+    let second = async {
+        service.ready().await.unwrap();
+        service.call(Request::new(body([r#"{"model":"second"}"#]))).await
+    };
     let mut second = tokio_test::task::spawn(second);
     assert!(second.poll().is_pending());
+    assert_eq!(called.load(SeqCst), 1);
     first.into_body().collect().await.unwrap();
     within("a slot", second).await.unwrap().into_body().collect().await.unwrap();
     let records = recorder.all(2).await;
@@ -260,31 +273,35 @@ async fn waiting_call_is_read_when_admitted() {
 }
 
 #[tokio::test]
-async fn with_a_context_and_in_any_order() {
+async fn requests_are_read_with_a_context() {
     let layer = StreamingAccumulatorLayer::builder()
-        .capture_request(1024)
         .context(|parts| parts.uri.path().len())
         .on_end(|record| {
             assert_eq!(record.context(), Some(&1));
+            assert_eq!(record.llm().and_then(|report| report.request_model.as_deref()), Some("gpt"));
             async {}
         })
         .build()
         .unwrap();
-    let service = tower::ServiceBuilder::new().layer(layer.clone()).service_fn(
-        |request: Request<RequestBody<MockBody>>| async move {
-            Ok::<_, Infallible>(Response::new(request.into_body().into_inner()))
-        },
-    );
-    let response = service.oneshot(Request::new(body(["hello"]))).await.unwrap();
-    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+    let service = tower::ServiceBuilder::new()
+        .layer(layer.clone())
+        .layer(CaptureRequestLayer::new(1024))
+        .service_fn(|request: Request<RequestBody<MockBody>>| async move {
+            Ok::<_, Infallible>(Response::new(request.into_body()))
+        });
+    let request = r#"{"model":"gpt"}"#;
+    let response = service.oneshot(Request::new(body([request]))).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), request);
     until("the record", || layer.handle().audit().hooks()[0].delivered() == 1).await;
 }
 
-#[test]
-fn no_room_at_all_is_refused_by_name() {
-    let refused = StreamingAccumulatorLayer::builder().capture_request(0).build();
-    assert_eq!(
-        refused.err().map(|error: ConfigError| error.to_string()).as_deref(),
-        Some("`capture_request` is 0: it must be at least 1")
-    );
+#[tokio::test]
+async fn without_an_accumulator_requests_pass_unread() {
+    let service = CaptureRequestLayer::new(1024).layer(tower::service_fn(
+        |request: Request<RequestBody<MockBody>>| async move {
+            Ok::<_, Infallible>(Response::new(request.into_body().into_inner()))
+        },
+    ));
+    let response = service.oneshot(Request::new(body(["hello"]))).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::Body;
-use streaming_accumulator::Evidence::{Limit, LogicalEnd, Stopped};
+use streaming_accumulator::Evidence::{Finished, Limit, LogicalEnd, Stopped};
 use streaming_accumulator::meter::UsageBasis;
 use streaming_accumulator::{AccumulatorBody, Builder, EndedBy, Outcome, Phase, StreamError, StreamPipeline};
 use tower::ServiceExt;
@@ -92,7 +92,7 @@ fn limited(limit: fn(Builder, Duration) -> Builder) -> Recorder {
 }
 
 const LIMITS: [fn(Builder, Duration) -> Builder; 2] =
-    [|layer, limit| layer.idle_timeout(limit), |layer, limit| layer.timeout(limit)];
+    [|layer, limit| layer.idle_timeout(limit), |layer, limit| layer.total_timeout(limit)];
 
 #[tokio::test(start_paused = true)]
 async fn limited_stream_has_the_usage_so_far() {
@@ -158,14 +158,29 @@ async fn stream_stopped_before_its_head_is_unmetered() {
 }
 
 #[tokio::test]
-async fn pipelines_that_are_no_responses_have_no_meter() {
-    let recorder = metered();
-    let pipeline = StreamPipeline::builder().open(&recorder.handle(), ()).await.unwrap();
-    pipeline.push("one\nerror\n".into()).await.unwrap();
-    assert!(pipeline.finish(Outcome::Completed));
-    let record = recorder.only().await;
-    assert_eq!(record.outcome(), &Outcome::Completed);
-    assert_eq!((tokens(&record), record.llm()), ((None, UsageBasis::Absent), None));
+async fn pipelines_are_metered_and_finish_as_told() {
+    for (frames, expected, has_error) in [
+        (&["one\n", "two\nend\n"][..], (Some(2), UsageBasis::Reported), false),
+        (&["one\nerror\n"][..], (Some(1), UsageBasis::Partial), true),
+    ] {
+        let recorder = metered();
+        let pipeline = StreamPipeline::builder().open(&recorder.handle(), ()).await.unwrap();
+        for frame in frames {
+            pipeline.push((*frame).into()).await.unwrap();
+        }
+        assert!(pipeline.finish(Outcome::Completed));
+        let record = recorder.only().await;
+        // What its producer says counts, whatever the meter has seen.
+        assert_eq!((record.outcome(), record.evidence()), (&Outcome::Completed, Finished));
+        assert_eq!((tokens(&record), report(&record).error.is_some()), (expected, has_error));
+    }
+}
+
+#[tokio::test]
+async fn pipelines_of_no_layer_are_unmetered() {
+    let pipeline = StreamPipeline::new(4);
+    pipeline.push("one\n".into()).await.unwrap();
+    assert_eq!(pipeline.handle().usage(), None);
 }
 
 #[tokio::test]

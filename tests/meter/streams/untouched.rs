@@ -6,17 +6,13 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame};
-use streaming_accumulator::BoxError;
-use streaming_accumulator::http::{CaptureRequest, RequestBody};
-use tower::ServiceExt;
+use streaming_accumulator::http::RequestBody;
+use streaming_accumulator::{BoxError, CaptureRequestLayer};
+use tower::{Layer, ServiceExt};
 
-use super::lines::lines;
+use super::lines::metered;
 use crate::support::exchange::{H2, H10, H11};
 use crate::support::*;
-
-fn recorder() -> Recorder<(), CaptureRequest> {
-    Recorder::with(|builder| builder.meter(lines()).capture_request(1024))
-}
 
 /// Bodies that a meter of lines has something to do with, and some that it has not.
 fn bodies() -> Vec<MockBody> {
@@ -49,7 +45,7 @@ async fn responses_are_the_same_byte_for_byte() {
                 exchange(proto, body).header("content-length", "8"),
             ];
             for exchange in exchanges {
-                let (with, record) = exchange.run_through(recorder()).await;
+                let (with, record) = exchange.run_capturing(metered(), 1024).await;
                 assert_eq!(with, exchange.run_bare().await, "{exchange:?} {record:?}");
             }
         }
@@ -72,8 +68,8 @@ async fn as_the_service_gets_it(body: MockBody) -> (RequestBody<MockBody>, impl 
         sender.send(request.into_body()).unwrap();
         std::future::ready(Ok::<_, BoxError>(Response::new(crate::support::body([]))))
     });
-    let recorder = recorder();
-    let response = recorder.around(service).oneshot(Request::new(body)).await.unwrap();
+    let service = CaptureRequestLayer::new(1024).layer(service);
+    let response = metered().around(service).oneshot(Request::new(body)).await.unwrap();
     (receiver.recv().unwrap(), response)
 }
 
