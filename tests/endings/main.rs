@@ -7,6 +7,7 @@
 mod support;
 
 mod before_body;
+mod cancels;
 mod contained;
 mod crowd;
 mod errors;
