@@ -19,7 +19,7 @@ use super::log::{Log, LogWriter};
 ///
 /// ```
 /// use bytes::Bytes;
-/// use streaming_accumulator::ContentWriter;
+/// use streaming_accumulator::capture::ContentWriter;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let mut writer = ContentWriter::new(1024);

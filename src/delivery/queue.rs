@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam_queue::SegQueue;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::task::{AbortHandle, yield_now};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::audit::{Count, HookAudit};
@@ -244,8 +244,6 @@ async fn work<C: Send + Sync + 'static>(running: RunningWorker<C>) {
         }
         if !queue.stop_searching() {
             awake.await;
-            // Whoever runs now may have more: one wake-up then serves a burst.
-            yield_now().await;
         }
     }
 }

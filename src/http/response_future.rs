@@ -29,13 +29,13 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]
-        state: State<F>,
+        state: FutureState<F>,
     }
 }
 
 pin_project! {
-    #[project = StateProj]
-    enum State<F> {
+    #[project = FutureProjection]
+    enum FutureState<F> {
         // The inner service works. `future` stands first: it is dropped before the guard settles the stream.
         Running {
             #[pin]
@@ -70,15 +70,15 @@ pub struct Rejected;
 
 impl<F> ResponseFuture<F> {
     pub(crate) fn running(future: F, tee: Tee, guard: StreamGuard) -> Self {
-        Self { state: State::Running { future, stream: Some(RunningStream { tee, guard }) } }
+        Self { state: FutureState::Running { future, stream: Some(RunningStream { tee, guard }) } }
     }
 
     pub(crate) fn untouched(future: F) -> Self {
-        Self { state: State::Untouched { future } }
+        Self { state: FutureState::Untouched { future } }
     }
 
     pub(crate) fn rejected() -> Self {
-        Self { state: State::Rejected }
+        Self { state: FutureState::Rejected }
     }
 }
 
@@ -92,7 +92,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Running { future, stream } => {
+            FutureProjection::Running { future, stream } => {
                 let state = stream.as_ref().expect("polled after it was ready").guard.state();
                 state.enter_poll();
                 let polled = future.poll(cx);
@@ -101,10 +101,10 @@ where
                 let stream = stream.take().expect("present: it was just used");
                 Poll::Ready(stream.finish(result))
             }
-            StateProj::Untouched { future } => {
+            FutureProjection::Untouched { future } => {
                 future.poll(cx).map_ok(|response| response.map(AccumulatorBody::untouched))
             }
-            StateProj::Rejected => Poll::Ready(Ok(rejection())),
+            FutureProjection::Rejected => Poll::Ready(Ok(rejection())),
         }
     }
 }

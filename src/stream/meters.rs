@@ -25,12 +25,12 @@ use crate::meter::{Charge, RequestFacts, RequestReader, StreamMeter, Usage};
 /// What is read of one stream.
 #[derive(Default)]
 pub(crate) struct MeterSlots {
-    response: Slot<StreamMeter>,
+    response: MeterSlot<StreamMeter>,
     /// What the meter has read of server-sent events: changes with each event, and while one comes in. 0 before that.
     progress: AtomicU64,
     /// The response is made of server-sent events.
     has_events: AtomicBool,
-    request: Slot<RequestCapture>,
+    request: MeterSlot<RequestCapture>,
 }
 
 /// A request that is read as it streams through.
@@ -43,7 +43,7 @@ struct RequestCapture {
 }
 
 /// What one task feeds, if it was set, and another one takes.
-struct Slot<T>(OnceLock<Mutex<Option<Box<T>>>>);
+struct MeterSlot<T>(OnceLock<Mutex<Option<Box<T>>>>);
 
 /// Marks that its thread feeds something, while it lives.
 struct FeedMark {
@@ -147,9 +147,9 @@ impl RequestCapture {
     }
 }
 
-// === impl Slot ===
+// === impl MeterSlot ===
 
-impl<T> Slot<T> {
+impl<T> MeterSlot<T> {
     fn set(&self, value: T) {
         // A stream has one request and one response, so nothing is set yet.
         let _ = self.0.set(Mutex::new(Some(Box::new(value))));
@@ -179,7 +179,7 @@ impl<T> Slot<T> {
     }
 }
 
-impl<T> Default for Slot<T> {
+impl<T> Default for MeterSlot<T> {
     fn default() -> Self {
         Self(OnceLock::new())
     }
@@ -203,8 +203,8 @@ impl Drop for FeedMark {
 mod tests {
     use super::*;
 
-    fn slot(value: u32) -> Slot<u32> {
-        let slot = Slot::default();
+    fn slot(value: u32) -> MeterSlot<u32> {
+        let slot = MeterSlot::default();
         slot.set(value);
         slot
     }

@@ -48,3 +48,5 @@ pub use self::record::StreamRecord;
 pub use self::record_serde::RecordWithContent;
 pub use self::stop_reason::StopReason;
 pub use self::tap::{ConsumerGroup, Tap};
+pub use crate::error::ParseWordError;
+pub use crate::id::ParseStreamIdError;

@@ -53,12 +53,12 @@ struct Form<C, M, L, U> {
 
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
-struct Headers(Vec<(String, Value)>);
+struct Headers(Vec<(String, HeaderText)>);
 
 /// A header's value: text, or bytes where it is not one.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Value {
+enum HeaderText {
     Text(String),
     Bytes(Vec<u8>),
 }
@@ -199,8 +199,8 @@ fn version(text: &str) -> Option<Version> {
 impl Headers {
     fn of(map: &HeaderMap) -> Self {
         let value = |value: &HeaderValue| match value.to_str() {
-            Ok(text) => Value::Text(text.to_owned()),
-            Err(_) => Value::Bytes(value.as_bytes().to_owned()),
+            Ok(text) => HeaderText::Text(text.to_owned()),
+            Err(_) => HeaderText::Bytes(value.as_bytes().to_owned()),
         };
         Self(map.iter().map(|(name, header)| (name.to_string(), value(header))).collect())
     }
@@ -209,8 +209,8 @@ impl Headers {
         let mut map = HeaderMap::new();
         for (name, value) in self.0 {
             let bytes = match value {
-                Value::Text(text) => text.into_bytes(),
-                Value::Bytes(bytes) => bytes,
+                HeaderText::Text(text) => text.into_bytes(),
+                HeaderText::Bytes(bytes) => bytes,
             };
             let header =
                 HeaderName::try_from(&name).map_err(|_| format!("{name:?} is not a header's name"))?;
@@ -219,5 +219,166 @@ impl Headers {
             map.append(header, value);
         }
         Ok(map)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::stream::error::StreamError;
+
+    fn text() -> impl Strategy<Value = Box<str>> {
+        ".{0,20}".prop_map(String::into_boxed_str)
+    }
+
+    fn error() -> impl Strategy<Value = StreamError> {
+        let limit = (any::<u32>(), 0..1_000_000_000_u32).prop_map(|(s, n)| Duration::new(s.into(), n));
+        prop_oneof![
+            any::<u64>().prop_map(|limit| StreamError::ContentTooLarge { limit }),
+            any::<(u64, u64)>().prop_map(|(lag, limit)| StreamError::Backpressure { lag, limit }),
+            limit.clone().prop_map(|limit| StreamError::FirstChunkTimeout { limit }),
+            limit.clone().prop_map(|limit| StreamError::IdleTimeout { limit }),
+            limit.clone().prop_map(|limit| StreamError::Timeout { limit }),
+            limit.prop_map(|limit| StreamError::StalledReader { limit }),
+            text().prop_map(|text| StreamError::Stopped { reason: String::from(text).into() }),
+            text().prop_map(StreamError::Service),
+            text().prop_map(StreamError::Body),
+            text().prop_map(StreamError::Panicked),
+            any::<(u64, u64)>()
+                .prop_map(|(declared, produced)| StreamError::ShortBody { declared, produced }),
+            text().prop_map(StreamError::BadLength),
+            (any::<i32>(), proptest::option::of(text()))
+                .prop_map(|(status, message)| StreamError::Grpc { status, message }),
+            (proptest::option::of(text()), text())
+                .prop_map(|(code, message)| StreamError::InBand { code, message }),
+        ]
+    }
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        prop_oneof![
+            Just(Outcome::Completed),
+            Just(Outcome::Cancelled),
+            Just(Outcome::Interrupted),
+            error().prop_map(Outcome::Failed),
+        ]
+    }
+
+    fn headers() -> impl Strategy<Value = HeaderMap> {
+        let value = proptest::collection::vec(prop_oneof![32..=126_u8, 128..=255_u8], 0..12);
+        proptest::collection::vec(("[a-z]{1,8}", value), 0..4).prop_map(|headers| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                let name = HeaderName::try_from(name).unwrap();
+                map.append(name, HeaderValue::from_bytes(&value).unwrap());
+            }
+            map
+        })
+    }
+
+    fn metrics() -> impl Strategy<Value = StreamMetrics> {
+        any::<[u32; 8]>().prop_map(|numbers| {
+            let [bytes, withheld, chunks, others, elapsed, first, last, gap] = numbers.map(u64::from);
+            let time = Duration::from_nanos;
+            let metrics = json!({
+                "started_at": UNIX_EPOCH + Duration::new(bytes, 5),
+                "bytes": bytes, "bytes_produced": bytes + withheld,
+                "chunks": chunks + 2, "frames": chunks + 2 + others,
+                "elapsed": time(elapsed + 1), "time_to_first_chunk": time(first + 1),
+                "time_to_last_chunk": time(last + 1), "longest_gap": time(gap),
+            });
+            serde_json::from_value(metrics).unwrap()
+        })
+    }
+
+    fn record() -> impl Strategy<Value = StreamRecord<String>> {
+        let response = (100..=599_u16, headers(), proptest::option::of(any::<u64>()));
+        let heads = (
+            proptest::option::of(response),
+            proptest::option::of(headers()),
+            "/[a-z]{0,5}(\\?key=[a-z]{1,5})?",
+        );
+        (heads, outcome(), metrics(), proptest::option::of(any::<i32>()), 1..9_u32, ".{0,8}").prop_map(
+            |((response, trailers, uri), outcome, metrics, grpc_status, attempt, context)| {
+                let response = response.map(|(status, headers, declared)| ResponseFacts {
+                    status: StatusCode::from_u16(status).unwrap(),
+                    headers,
+                    bodiless: false,
+                    empty: false,
+                    declared,
+                    bad_length: None,
+                });
+                let request =
+                    RequestHead { method: Method::POST, uri: uri.parse().unwrap(), version: Version::HTTP_2 };
+                let decision = Decision {
+                    outcome,
+                    phase: Phase::Body,
+                    evidence: Evidence::EndOfBody,
+                    ended_by: EndedBy::Upstream,
+                    stop_reason: Some(StopReason::Shutdown),
+                };
+                let ended = EndedStream {
+                    id: StreamId::at(SystemTime::now()),
+                    request,
+                    response,
+                    decision,
+                    trailers,
+                    grpc_status,
+                    content: Content::left_out(true),
+                    metrics,
+                    #[cfg(feature = "llm")]
+                    report: None,
+                };
+                StreamRecord::read_back(ended, Some(context), attempt)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn records_read_back_as_they_were(record in record()) {
+            let written = serde_json::to_value(&record).unwrap();
+            let read: StreamRecord<String> = serde_json::from_str(&written.to_string()).unwrap();
+            prop_assert_eq!(&serde_json::to_value(&read).unwrap(), &written);
+            let (before, after) = (record.ended(), read.ended());
+            prop_assert_eq!((before.id, &before.decision), (after.id, &after.decision));
+            prop_assert_eq!(&before.request, &after.request);
+            prop_assert_eq!(record.headers(), read.headers());
+            prop_assert_eq!(record.trailers(), read.trailers());
+            prop_assert_eq!((record.status(), record.declared_length()), (read.status(), read.declared_length()));
+            prop_assert_eq!((record.context(), record.attempt()), (read.context(), read.attempt()));
+            prop_assert_eq!(record.metrics().elapsed(), read.metrics().elapsed());
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_record_is_refused_by_name() {
+        let refused = |change: fn(&mut serde_json::Value)| {
+            let metrics = json!({
+                "started_at": UNIX_EPOCH, "bytes": 0, "bytes_produced": 0, "chunks": 0, "frames": 0,
+                "elapsed": Duration::ZERO, "time_to_first_chunk": null, "time_to_last_chunk": null,
+                "longest_gap": null,
+            });
+            let mut record = json!({
+                "id": "01890a5d-ac96-774b-bcce-b302099a8057", "context": null, "outcome": "completed",
+                "phase": "body", "evidence": "end_of_body", "ended_by": "upstream", "stop_reason": null,
+                "method": "GET", "uri": "/", "version": "HTTP/1.1", "status": 200, "headers": [],
+                "trailers": null, "grpc_status": null, "declared_length": null, "metrics": metrics,
+                "usage": null, "llm": null, "attempt": 1,
+            });
+            change(&mut record);
+            serde_json::from_value::<StreamRecord<()>>(record).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(refused(|_| ()), Ok(()));
+        let word = |record: &mut serde_json::Value| record["phase"] = "late".into();
+        assert!(refused(word).unwrap_err().contains("\"late\" is not a word for a phase"));
+        let status = |record: &mut serde_json::Value| record["status"] = 7.into();
+        assert!(refused(status).unwrap_err().contains("7 is not a status"));
+        let version = |record: &mut serde_json::Value| record["version"] = "HTTP/9".into();
+        assert!(refused(version).unwrap_err().contains("HTTP/9"));
     }
 }

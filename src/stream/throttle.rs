@@ -13,12 +13,12 @@ use crate::accumulator::BufferWriter;
 /// pushes.
 #[derive(Debug, Default)]
 pub(crate) struct ReaderWait {
-    state: State,
+    state: WaitState,
     timer: Timer,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum WaitState {
     #[default]
     Open,
     /// Until the timer fires, or the readers are near again.
@@ -58,36 +58,38 @@ impl ReaderWait {
         let mut behind = lag(cx.waker());
         loop {
             match self.state {
-                State::Open => match decide(behind) {
+                WaitState::Open => match decide(behind) {
                     Action::Go => return Poll::Ready(Ok(())),
                     Action::Fail => return Poll::Ready(Err(config.too_far(behind))),
                     Action::Delay(delay) => {
                         self.timer.set(delay);
-                        self.state = State::Delayed;
+                        self.state = WaitState::Delayed;
                     }
                     Action::Hold(longest) => {
                         longest.into_iter().for_each(|longest| self.timer.set(longest));
-                        self.state = State::Held { timed: longest.is_some() };
+                        self.state = WaitState::Held { timed: longest.is_some() };
                     }
                 },
-                State::Paid if behind < config.high_water => self.state = State::Open,
-                State::Paid if behind < config.buffer_limit => return Poll::Ready(Ok(())),
-                State::Paid => self.state = State::Open,
-                State::Delayed | State::Held { .. } => {
+                WaitState::Paid if behind < config.high_water => self.state = WaitState::Open,
+                WaitState::Paid if behind < config.buffer_limit => return Poll::Ready(Ok(())),
+                WaitState::Paid => self.state = WaitState::Open,
+                WaitState::Delayed | WaitState::Held { .. } => {
                     stream.wake_on_change(cx.waker());
                     stream.set_throttled(true);
                     // A reader that came further before it could see the flag is seen here.
                     behind = lag(cx.waker());
                     match self.state {
-                        State::Delayed if behind < config.high_water => self.state = State::Open,
-                        State::Delayed => {
+                        WaitState::Delayed if behind < config.high_water => self.state = WaitState::Open,
+                        WaitState::Delayed => {
                             ready!(self.timer.poll(cx));
-                            self.state = State::Paid;
+                            self.state = WaitState::Paid;
                         }
-                        State::Held { .. } if behind < config.buffer_limit => self.state = State::Open,
-                        State::Held { timed: true } => {
+                        WaitState::Held { .. } if behind < config.buffer_limit => {
+                            self.state = WaitState::Open
+                        }
+                        WaitState::Held { timed: true } => {
                             ready!(self.timer.poll(cx));
-                            self.state = State::Open;
+                            self.state = WaitState::Open;
                             return Poll::Ready(Err(config.too_far(behind)));
                         }
                         _ => return Poll::Pending,
@@ -99,8 +101,8 @@ impl ReaderWait {
 
     /// The chunk was taken: a delay that was paid is spent.
     fn spend(&mut self) {
-        if self.state == State::Paid {
-            self.state = State::Open;
+        if self.state == WaitState::Paid {
+            self.state = WaitState::Open;
         }
     }
 }
