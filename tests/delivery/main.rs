@@ -4,7 +4,11 @@
 mod support;
 
 mod admission;
+mod handles;
 mod hooks;
+mod kinds;
+mod readiness;
 mod runtimes;
+mod secrets;
 mod shutdown;
 mod stops;

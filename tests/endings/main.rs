@@ -7,10 +7,13 @@
 mod support;
 
 mod before_body;
+mod cancels;
+mod contained;
 mod crowd;
 mod errors;
 mod grpc;
 mod half_close;
+mod in_call;
 mod layers;
 mod mid_body;
 mod model;

@@ -1,3 +1,4 @@
 //! The shape of the crate: which module may import which.
 
+mod auto_traits;
 mod layering;

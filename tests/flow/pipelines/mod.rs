@@ -1,6 +1,7 @@
 //! Pipelines: streams that are not HTTP bodies, from their producers to their one record.
 
 mod content;
+mod layers;
 mod producers;
 mod records;
 mod strategies;

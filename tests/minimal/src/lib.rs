@@ -1,0 +1,3 @@
+//! Nothing: the tests are in `tests/`.
+
+pub use streaming_accumulator::StreamingAccumulatorLayer;
