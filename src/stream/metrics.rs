@@ -2,13 +2,14 @@
 //!
 //! # The gate
 //!
-//! A stream may be ended from any thread while its body is being polled, and its record must count exactly what
-//! went on to whoever polls. So one word, the *gate*, orders the two: the body counts a frame by one exchange of the
-//! gate, and whoever ends the stream closes it by another. A frame whose exchange succeeds is counted and goes on. A
-//! frame whose exchange meets a closed gate is not counted and must not go on. There is nothing in between.
+//! A stream may be ended from any thread while its body is being polled, and its record must count exactly what went on
+//! to whoever polls. So one word, the *gate*, orders the two: a frame passes by one exchange of the gate, and whoever
+//! ends the stream closes it by another. A frame whose exchange succeeds is counted and goes on. A frame whose exchange
+//! meets a closed gate is not counted and must not go on. There is nothing in between.
 //!
-//! The totals stand twice. The gate says which of the two is valid; the body prepares the other one and makes it
-//! valid by its exchange. So whoever has closed the gate reads totals that nobody writes.
+//! The body counts a frame right after it passed: what is written before an exchange has to leave the processor before
+//! it, and would make it dearer. Whoever closes the gate knows from it how many frames have passed, and waits for the
+//! few instructions in which the last one is counted.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -37,26 +38,20 @@ pub struct StreamMetrics {
     started: u64,
     started_at: SystemTime,
     gate: AtomicU64,
-    totals: [Totals; 2],
+    bytes: AtomicU64,
+    chunks: AtomicU64,
+    /// Chunks and other frames. Written last of what is counted.
+    frames: AtomicU64,
     /// Bytes that the inner body yielded and that did not go on.
     withheld: AtomicU64,
     /// 0 until there is a first chunk.
     first_chunk: AtomicU64,
-    /// 0 while the stream runs.
-    ended: AtomicU64,
-}
-
-/// What is counted of the frames that passed the gate.
-#[derive(Debug, Default)]
-struct Totals {
-    bytes: AtomicU64,
-    chunks: AtomicU64,
-    /// Frames that are not chunks.
-    others: AtomicU64,
-    /// 0 until there is a first chunk.
+    /// As `first_chunk`.
     last_chunk: AtomicU64,
     /// The difference of two readings.
     longest_gap: AtomicU64,
+    /// 0 while the stream runs.
+    ended: AtomicU64,
 }
 
 /// What became of a frame at the gate.
@@ -77,7 +72,7 @@ const CLOSED: u64 = 1;
 const END_HINT: u64 = 1 << 1;
 /// Somebody taps the stream.
 const TAPPED: u64 = 1 << 2;
-/// One frame that passed. The lowest bit of the number of frames says which totals are valid.
+/// One frame that passed.
 const FRAME: u64 = 1 << 3;
 
 /// Calibrated once, which takes from a millisecond to 200.
@@ -106,16 +101,21 @@ impl StreamMetrics {
             started,
             started_at,
             gate: AtomicU64::new(0),
-            totals: Default::default(),
+            bytes: AtomicU64::new(0),
+            chunks: AtomicU64::new(0),
+            frames: AtomicU64::new(0),
             withheld: AtomicU64::new(0),
             first_chunk: AtomicU64::new(0),
+            last_chunk: AtomicU64::new(0),
+            longest_gap: AtomicU64::new(0),
             ended: AtomicU64::new(0),
         }
     }
 
     /// Bytes of data pulled.
     pub fn bytes(&self) -> u64 {
-        self.totals().bytes.load(Relaxed)
+        // Acquire: pairs with the Release in `count_chunk`. Whoever sees the count finds the bytes kept.
+        self.bytes.load(Acquire)
     }
 
     /// Bytes of data that the inner body yielded, a withheld chunk included.
@@ -125,13 +125,13 @@ impl StreamMetrics {
 
     /// Data frames pulled that held at least one byte.
     pub fn chunks(&self) -> u64 {
-        self.totals().chunks.load(Relaxed)
+        // Acquire: as for `bytes`.
+        self.chunks.load(Acquire)
     }
 
     /// Frames pulled: data, empty data, trailers.
     pub fn frames(&self) -> u64 {
-        let totals = self.totals();
-        totals.chunks.load(Relaxed) + totals.others.load(Relaxed)
+        self.frames.load(Relaxed)
     }
 
     /// The wall-clock time at which the stream opened.
@@ -152,13 +152,12 @@ impl StreamMetrics {
 
     /// From the stream's opening to the latest data frame that held at least one byte.
     pub fn time_to_last_chunk(&self) -> Option<Duration> {
-        self.moment(self.totals().last_chunk.load(Relaxed))
+        self.moment(self.last_chunk.load(Relaxed))
     }
 
     /// The longest time between two successive chunks; `None` before the second.
     pub fn longest_gap(&self) -> Option<Duration> {
-        let totals = self.totals();
-        (totals.chunks.load(Relaxed) > 1).then(|| self.between(0, totals.longest_gap.load(Relaxed)))
+        (self.chunks() > 1).then(|| self.between(0, self.longest_gap.load(Relaxed)))
     }
 
     /// Marks now as the time of the first chunk, unless there is one already.
@@ -199,20 +198,9 @@ impl StreamMetrics {
     /// For the one task that polls the body: two callers at once would lose counts.
     #[inline]
     pub(crate) fn pass_chunk(&self, bytes: usize, now: u64, hint: bool) -> Passage {
-        let gate = self.gate.load(Relaxed);
-        let (valid, next) = self.both(gate);
-        let last = valid.last_chunk.load(Relaxed);
-        let gap = valid.longest_gap.load(Relaxed);
-        next.bytes.store(valid.bytes.load(Relaxed) + bytes as u64, Relaxed);
-        next.chunks.store(valid.chunks.load(Relaxed) + 1, Relaxed);
-        next.others.store(valid.others.load(Relaxed), Relaxed);
-        next.last_chunk.store(now, Relaxed);
-        // Counters of two cores may be a few ticks apart.
-        next.longest_gap.store(if last == 0 { 0 } else { gap.max(now.saturating_sub(last)) }, Relaxed);
-        let passage = self.pass(gate, hint);
-        if last == 0 && passage != Passage::Closed && self.first_chunk.load(Relaxed) == 0 {
-            // Else it was marked by hand.
-            self.first_chunk.store(now, Relaxed);
+        let passage = self.pass(hint);
+        if passage != Passage::Closed {
+            self.count_chunk(bytes, now);
         }
         passage
     }
@@ -220,24 +208,25 @@ impl StreamMetrics {
     /// Passes a frame that is not a chunk.
     #[cold]
     pub(crate) fn pass_other(&self, hint: bool) -> Passage {
-        let gate = self.gate.load(Relaxed);
-        let (valid, next) = self.both(gate);
-        next.copy(valid);
-        next.others.store(valid.others.load(Relaxed) + 1, Relaxed);
-        self.pass(gate, hint)
+        let passage = self.pass(hint);
+        if passage != Passage::Closed {
+            self.count_frame();
+        }
+        passage
     }
 
-    /// Makes the totals valid that were prepared for `gate`, unless it is closed.
+    /// Takes a frame through the gate, unless it is closed. The caller counts it at once, and calls nothing foreign
+    /// before that.
     #[inline]
-    fn pass(&self, mut gate: u64, hint: bool) -> Passage {
+    fn pass(&self, hint: bool) -> Passage {
+        let mut gate = self.gate.load(Relaxed);
         loop {
             if gate & CLOSED != 0 {
                 return Passage::Closed;
             }
             let next = (gate & !END_HINT) + FRAME + if hint { END_HINT } else { 0 };
-            // Release: pairs with the Acquire in `close` and `totals`. Without it they could read totals that are not
-            // written yet. It also pairs with the Acquire in `set_tapped`: a tap that this exchange does not know of
-            // sees the chunk in the accumulator.
+            // Release: pairs with the Acquire in `set_tapped`. A tap that this exchange does not know of sees the chunk
+            // in the accumulator. Without it that tap could overlook the chunk, and sleep.
             match self.gate.compare_exchange(gate, next, Release, Relaxed) {
                 Ok(_) => return Passage::Counted { tapped: gate & TAPPED != 0 },
                 // Somebody closed the gate, or the first tap came or the last one went.
@@ -246,10 +235,47 @@ impl StreamMetrics {
         }
     }
 
+    /// Loads and stores instead of locked adds: there is one writer.
+    #[inline]
+    fn count_chunk(&self, bytes: usize, now: u64) {
+        // Release: pairs with the Acquire in `bytes` and `chunks`.
+        self.bytes.store(self.bytes.load(Relaxed) + bytes as u64, Release);
+        self.chunks.store(self.chunks.load(Relaxed) + 1, Release);
+        let last = self.last_chunk.load(Relaxed);
+        self.last_chunk.store(now, Relaxed);
+        // Counters of two cores may be a few ticks apart.
+        if now.saturating_sub(last) > self.longest_gap.load(Relaxed) {
+            self.record_gap(last, now);
+        }
+        self.count_frame();
+    }
+
+    #[inline]
+    fn count_frame(&self) {
+        // Release: pairs with the Acquire in `close`. Without it the other numbers of the frame could be missing there.
+        self.frames.store(self.frames.load(Relaxed) + 1, Release);
+    }
+
+    /// The first chunk, or a longer gap than any before it.
+    #[cold]
+    fn record_gap(&self, last: u64, now: u64) {
+        if last != 0 {
+            self.longest_gap.store(now - last, Relaxed);
+        } else if self.first_chunk.load(Relaxed) == 0 {
+            // Else it was marked by hand.
+            self.first_chunk.store(now, Relaxed);
+        }
+    }
+
     /// Lets no frame pass from now on. The numbers stand still when this returns.
+    ///
+    /// Called while another thread polls the body, it waits until that one has counted the frame that passed last.
     pub(crate) fn close(&self) {
-        // AcqRel: Acquire pairs with the Release in `pass`.
-        self.gate.fetch_or(CLOSED, AcqRel);
+        let passed = self.gate.fetch_or(CLOSED, AcqRel) / FRAME;
+        while self.frames.load(Acquire) != passed {
+            // A few instructions, unless the system took the processor from the other thread just there.
+            std::thread::yield_now();
+        }
     }
 
     /// Whether the inner body said that the last frame that passed was its last.
@@ -275,29 +301,19 @@ impl StreamMetrics {
             0 => 0,
             reading => (self.between(self.started, reading).as_nanos() as u64).max(1),
         };
-        let frozen = Self::of(None, 0, self.started_at);
-        let totals = &frozen.totals[0];
-        totals.copy(self.totals());
-        totals.last_chunk.store(nanos(totals.last_chunk.load(Relaxed)), Relaxed);
-        let gap = self.between(0, totals.longest_gap.load(Relaxed));
-        totals.longest_gap.store(gap.as_nanos() as u64, Relaxed);
-        frozen.withheld.store(self.withheld.load(Relaxed), Relaxed);
-        frozen.first_chunk.store(nanos(self.first_chunk.load(Relaxed)), Relaxed);
-        frozen.ended.store(nanos(self.now()), Relaxed);
+        let mut frozen = Self::of(None, 0, self.started_at);
+        let copy = |number: &AtomicU64| AtomicU64::new(number.load(Relaxed));
+        let mark = |number: &AtomicU64| AtomicU64::new(nanos(number.load(Relaxed)));
+        frozen.bytes = copy(&self.bytes);
+        frozen.chunks = copy(&self.chunks);
+        frozen.frames = copy(&self.frames);
+        frozen.withheld = copy(&self.withheld);
+        frozen.first_chunk = mark(&self.first_chunk);
+        frozen.last_chunk = mark(&self.last_chunk);
+        let gap = self.between(0, self.longest_gap.load(Relaxed));
+        frozen.longest_gap = AtomicU64::new(gap.as_nanos() as u64);
+        frozen.ended = AtomicU64::new(nanos(self.now()));
         frozen
-    }
-
-    /// The totals that are valid.
-    fn totals(&self) -> &Totals {
-        // Acquire: pairs with the Release in `pass`. Without it the totals could be older than the gate.
-        self.both(self.gate.load(Acquire)).0
-    }
-
-    /// The totals that are valid at `gate`, and those that the next frame makes valid.
-    #[inline]
-    fn both(&self, gate: u64) -> (&Totals, &Totals) {
-        let [even, odd] = &self.totals;
-        if gate & FRAME == 0 { (even, odd) } else { (odd, even) }
     }
 
     /// The time from the start to a moment, if it has come.
@@ -357,32 +373,16 @@ mod as_data {
             let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
             let mark = |time: Option<Duration>| AtomicU64::new(time.map_or(0, nanos));
             let mut metrics = Self::of(None, 0, numbers.started_at);
-            metrics.totals[0] = Totals {
-                bytes: AtomicU64::new(numbers.bytes),
-                chunks: AtomicU64::new(numbers.chunks),
-                others: AtomicU64::new(numbers.frames.saturating_sub(numbers.chunks)),
-                last_chunk: mark(numbers.time_to_last_chunk),
-                longest_gap: AtomicU64::new(numbers.longest_gap.map_or(0, |gap| gap.as_nanos() as u64)),
-            };
+            metrics.bytes = AtomicU64::new(numbers.bytes);
+            metrics.chunks = AtomicU64::new(numbers.chunks);
+            metrics.frames = AtomicU64::new(numbers.frames);
+            metrics.last_chunk = mark(numbers.time_to_last_chunk);
+            metrics.longest_gap = AtomicU64::new(numbers.longest_gap.map_or(0, |gap| gap.as_nanos() as u64));
             metrics.withheld = AtomicU64::new(numbers.bytes_produced.saturating_sub(numbers.bytes));
             metrics.first_chunk = mark(numbers.time_to_first_chunk);
             metrics.ended = AtomicU64::new(nanos(numbers.elapsed));
-            metrics.close();
             Ok(metrics)
         }
-    }
-}
-
-// === impl Totals ===
-
-impl Totals {
-    fn copy(&self, from: &Self) {
-        let Self { bytes, chunks, others, last_chunk, longest_gap } = from;
-        self.bytes.store(bytes.load(Relaxed), Relaxed);
-        self.chunks.store(chunks.load(Relaxed), Relaxed);
-        self.others.store(others.load(Relaxed), Relaxed);
-        self.last_chunk.store(last_chunk.load(Relaxed), Relaxed);
-        self.longest_gap.store(longest_gap.load(Relaxed), Relaxed);
     }
 }
 
