@@ -139,3 +139,19 @@ fn debug_of_an_accumulator_names_no_secret() {
     assert_silent((&accumulator, accumulator.snapshot(), &refused, refused.to_string()));
     assert_silent(accumulator.snapshot().chunks().map(Result::unwrap).count());
 }
+
+#[tokio::test(start_paused = true)]
+async fn debug_of_a_chunk_names_no_content() {
+    let pipeline = StreamPipeline::new(8);
+    pipeline.push(Bytes::from(SECRET)).await.unwrap();
+    let chunk = pipeline.tap().recv().await.unwrap();
+    assert_eq!(chunk.bytes, SECRET);
+    assert_silent(chunk);
+}
+
+#[test]
+fn debug_of_a_pipelines_builder_names_no_query() {
+    let uri = "/path?key=SECRET".parse().unwrap();
+    assert_silent(StreamPipeline::builder().request(http::Method::GET, uri));
+    assert_silent(StreamPipeline::builder().content_type(secret_value()));
+}

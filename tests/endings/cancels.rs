@@ -222,6 +222,13 @@ async fn late_cancel_does_not_undo_the_length() {
 }
 
 #[tokio::test]
+async fn late_cancel_does_not_undo_trailers() {
+    for recorder in [plain, metered] {
+        race(recorder, few(RUNS), None, || numbered(3).trailers()).await;
+    }
+}
+
+#[tokio::test]
 async fn late_cancel_does_not_undo_the_protocols_end() {
     race(metered, few(RUNS), None, || numbered(2).data("data: [DONE]\n\n").data(": bye\n\n")).await;
 }

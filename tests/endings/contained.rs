@@ -101,7 +101,7 @@ impl Subscriber for Faulty {
 }
 
 /// Drops `value` while the thread unwinds.
-fn drop_unwinding<T>(value: T) {
+pub(crate) fn drop_unwinding<T>(value: T) {
     let unwinding = catch_unwind(AssertUnwindSafe(move || {
         let _value = value;
         panic!("scripted panic");
@@ -179,7 +179,7 @@ async fn faulty_subscriber_stops_no_retry() {
 }
 
 /// A waker that panics.
-struct Bomb;
+pub(crate) struct Bomb;
 
 impl Wake for Bomb {
     fn wake(self: Arc<Self>) {
@@ -188,17 +188,17 @@ impl Wake for Bomb {
 }
 
 /// Polls once; whoever wakes the future then meets a panic.
-fn arm<F: Future>(future: Pin<&mut F>) {
+pub(crate) fn arm<F: Future>(future: Pin<&mut F>) {
     let polled = future.poll(&mut Context::from_waker(&Waker::from(Arc::new(Bomb))));
     assert!(polled.is_pending());
 }
 
-fn arm_stream<S: Stream + Unpin>(stream: &mut S) {
+pub(crate) fn arm_stream<S: Stream + Unpin>(stream: &mut S) {
     let polled = Pin::new(stream).poll_next(&mut Context::from_waker(&Waker::from(Arc::new(Bomb))));
     assert!(polled.is_pending());
 }
 
-fn arm_body(flow: &mut Flow) {
+pub(crate) fn arm_body(flow: &mut Flow) {
     let bomb = Waker::from(Arc::new(Bomb));
     let polled = Pin::new(&mut flow.body).poll_frame(&mut Context::from_waker(&bomb));
     assert!(polled.is_pending());

@@ -25,3 +25,4 @@ mod transparency;
 mod unread;
 mod unseen;
 mod upstream;
+mod wakers;

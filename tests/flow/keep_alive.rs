@@ -91,6 +91,22 @@ async fn comments_cut_in_two_are_no_progress() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn event_that_trickles_in_is_not_idle() {
+    let recorder = metered(|builder| builder.idle_timeout(LIMIT).first_chunk_timeout(LIMIT));
+    // One event takes ten times the limit.
+    let feed = |tick: u64, feed: &Feed| match tick {
+        0 => feed.push("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\""),
+        1..100 => feed.push("word "),
+        100 => feed.push("\"}}]}\n\ndata: [DONE]\n\n"),
+        101 => feed.end(),
+        _ => {}
+    };
+    let (outcome, took) = run(&recorder, "text/event-stream", feed).await;
+    assert_eq!(outcome, Outcome::Completed);
+    assert!(took >= 10 * LIMIT);
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_between_comments_are_progress() {
     let recorder = metered(|builder| builder.idle_timeout(LIMIT).first_chunk_timeout(LIMIT));
     let feed = |tick: u64, feed: &Feed| match tick {

@@ -1,0 +1,8 @@
+use streaming_accumulator::StreamingAccumulatorLayer;
+
+fn main() {
+    let _ = StreamingAccumulatorLayer::builder()
+        .on_end(|record| async move { println!("{record:?}") })
+        .context(|_| "tenant")
+        .build();
+}

@@ -1,0 +1,7 @@
+use streaming_accumulator::StreamingAccumulatorLayer;
+
+fn main() {
+    let _ = StreamingAccumulatorLayer::builder()
+        .on_end(|record| async move { record.metrics().bytes() })
+        .build();
+}
