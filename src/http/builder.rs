@@ -12,7 +12,8 @@ use http::request::Parts;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::layer::{Filter, LayerShared, MakeContext, StreamingAccumulatorLayer};
+use super::layer::StreamingAccumulatorLayer;
+use super::shared::{Filter, LayerShared, MakeContext};
 use crate::accumulator::{BufferConfig, Capture, MemoryBudget, Pool, SpillWorker};
 use crate::delivery::dispatcher::{Dispatcher, DispatcherConfig};
 use crate::delivery::hook::{ClosureHook, ClosureKind, ErasedHook, TraitHook};

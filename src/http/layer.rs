@@ -3,12 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::request::Parts;
 use tower_layer::Layer;
 
 use super::service::StreamingAccumulator;
+use super::shared::LayerShared;
 use crate::delivery::Handle;
-use crate::delivery::dispatcher::Dispatcher;
 
 /// The layer. See the [crate docs](crate).
 ///
@@ -19,16 +18,6 @@ use crate::delivery::dispatcher::Dispatcher;
 pub struct StreamingAccumulatorLayer<C = ()> {
     shared: Arc<LayerShared<C>>,
 }
-
-/// What the layer and its services share.
-pub(crate) struct LayerShared<C> {
-    pub(crate) dispatcher: Arc<Dispatcher<C>>,
-    pub(crate) context: MakeContext<C>,
-    pub(crate) filter: Option<Filter>,
-}
-
-pub(crate) type MakeContext<C> = Box<dyn Fn(&Parts) -> C + Send + Sync>;
-pub(crate) type Filter = Box<dyn Fn(&Parts) -> bool + Send + Sync>;
 
 // === impl StreamingAccumulatorLayer ===
 

@@ -8,6 +8,7 @@ mod capture_request;
 mod layer;
 mod response_future;
 mod service;
+mod shared;
 
 pub use self::body::AccumulatorBody;
 pub use self::body_error::BodyError;

@@ -11,8 +11,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tower_service::Service;
 
 use super::body::{AccumulatorBody, Tee};
-use super::layer::LayerShared;
 use super::response_future::ResponseFuture;
+use super::shared::LayerShared;
 use crate::contain::contain;
 use crate::delivery::WhenFull;
 use crate::delivery::dispatcher::SlotWait;

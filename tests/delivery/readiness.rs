@@ -37,6 +37,7 @@ impl Service<Request<()>> for Hello {
     }
 }
 
+#[expect(clippy::type_complexity, reason = "a function pointer, so that the service has a name")]
 fn hello() -> tower::util::ServiceFn<fn(Request<()>) -> Ready<Result<Response<Full<Bytes>>, Infallible>>> {
     tower::service_fn(|_| ready(Ok(Response::new(Full::from("hello")))))
 }
@@ -240,7 +241,7 @@ async fn inner_service_that_fails_to_get_ready() {
     let audit = layer.handle().audit();
     assert_eq!((audit.opened(), audit.in_flight()), (0, 0));
     let mut service = layer.layer(hello());
-    assert!(matches!(assert_ready!(task::spawn(service.ready()).poll()), Ok(_)));
+    assert!(assert_ready!(task::spawn(service.ready()).poll()).is_ok());
 }
 
 #[tokio::test(start_paused = true)]

@@ -78,6 +78,8 @@ fn public_types() -> Vec<Row> {
         StreamPipelineBuilder,
         StreamError,
         PushError,
+        ParseStreamIdError,
+        ParseWordError,
         Outcome,
         Phase,
         Evidence,
