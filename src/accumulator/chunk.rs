@@ -1,11 +1,12 @@
 //! One chunk of a stream, as readers see it.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 /// One chunk of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
 #[non_exhaustive]
 pub struct StreamChunk {
@@ -27,5 +28,12 @@ impl StreamChunk {
     /// A chunk that arrived `at`, in units of 1,024 ns.
     pub(super) fn new(bytes: Bytes, at: u64) -> Self {
         Self { bytes, arrival: Duration::from_nanos(at << 10) }
+    }
+}
+
+impl fmt::Debug for StreamChunk {
+    /// Without the content, which may be anything.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamChunk").field("len", &self.bytes.len()).field("arrival", &self.arrival).finish()
     }
 }

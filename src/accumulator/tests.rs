@@ -834,7 +834,7 @@ impl Raced {
         self.log.set_watched(*readers > 0);
     }
 
-    /// Comes, reads at most so many chunks, and goes. Where it then was, and how many it missed.
+    /// Comes, reads at most `most` chunks, and goes. Returns where it then was, and how many it missed.
     fn follow(&self, most: u64, mut read_to: impl FnMut(u64)) -> (u64, u64) {
         self.count(true);
         let mut reader = BufferReader::new(&self.log, self.chunks.load(Ordering::Acquire));

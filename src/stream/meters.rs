@@ -77,7 +77,7 @@ impl MeterSlots {
         self.response.set(ResponseMeter { meter, lines: has_events.then(EventLines::new) });
     }
 
-    /// Has the request read, of which at most `max` bytes are kept.
+    /// Begins to read the request, and keeps at most `max` bytes of it.
     pub(crate) fn read_request(&self, max: usize, budget: &MemoryBudget) {
         self.request.set(RequestCapture {
             reader: Some(RequestReader::new(max)),

@@ -74,7 +74,7 @@ pub struct StreamPipeline {
 ///
 /// What is not set is as the layer has it that the pipeline is [opened](Self::open) on; the defaults below are those
 /// of a pipeline that belongs to no layer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until `build` or `open`"]
 pub struct StreamPipelineBuilder {
     buffer_limit: Option<usize>,
@@ -402,6 +402,20 @@ impl StreamPipelineBuilder {
 
     #[cfg(not(feature = "llm"))]
     fn open_meter(&self, _: &StreamState) {}
+}
+
+impl fmt::Debug for StreamPipelineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamPipelineBuilder")
+            .field("method", &self.method)
+            // Without the query: some providers take the key there.
+            .field("path", &self.uri.path())
+            .field("buffer_limit", &self.buffer_limit)
+            .field("high_water_mark", &self.high_water_mark)
+            .field("backpressure", &self.strategy)
+            .field("capture", &self.capture)
+            .finish_non_exhaustive()
+    }
 }
 
 // === impl Shared ===

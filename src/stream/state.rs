@@ -369,7 +369,7 @@ impl StreamState {
         }
     }
 
-    /// Chunks that the slowest lossless reader has not read, of so many: exact from the mark on.
+    /// How many of the `chunks` so far the slowest lossless reader has not read: exact from the mark on.
     pub(crate) fn reader_lag(&self, chunks: u64) -> u64 {
         self.readers.get().map_or(0, |readers| readers.lag(chunks, self.config.backpressure.high_water))
     }
