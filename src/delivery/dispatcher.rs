@@ -221,8 +221,12 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
         if wanting().nth(1).is_some() {
             let slot = Arc::new(slot);
             wanting().for_each(|queue| queue.send(Arc::clone(&record), span.clone(), Slot::several(&slot)));
+            contain(|| drop(slot));
         } else if let Some(queue) = wanting().next() {
             queue.send(Arc::clone(&record), span, Slot::one(slot));
+        } else {
+            // Wakes whoever waits for it, which is foreign code.
+            contain(|| drop(slot));
         }
         // The last one drops the user's context.
         contain(|| drop(record));

@@ -112,7 +112,8 @@ impl<C> DeliveryConfig<C> {
     pub(super) fn notify(&self) {
         // SeqCst, as the counts are: whoever set this before it looked at them is notified.
         if self.awaited.load(SeqCst) {
-            self.changed.notify_waiters();
+            // Wakers are foreign code.
+            contain(|| self.changed.notify_waiters());
         }
     }
 }
@@ -284,7 +285,7 @@ impl<C: Send + Sync + 'static> HookQueue<C> {
             let Delivery { attempts, tries, .. } = *delivery;
             let record = StreamRecord::for_attempt(&delivery.record, attempts);
             let Err(error) = self.attempt(record, &delivery.span, call).await else {
-                in_flight.delivery = None;
+                in_flight.finish();
                 self.leave(&self.delivered);
                 return;
             };
@@ -297,8 +298,8 @@ impl<C: Send + Sync + 'static> HookQueue<C> {
                 continue;
             }
             trace::dead_letter(&delivery.span, id, &self.name, attempts, &error);
-            if let Some(delivery) = in_flight.delivery.take() {
-                self.dead_letter(delivery.record, attempts, error);
+            if let Some(record) = in_flight.finish() {
+                self.dead_letter(record, attempts, error);
             }
             return;
         }
@@ -407,6 +408,17 @@ impl Slot {
 }
 
 // === impl InFlight ===
+
+impl<C> InFlight<'_, C> {
+    /// Takes the delivery out of the queue's hands, and returns its record.
+    fn finish(&mut self) -> Option<Arc<StreamRecord<C>>> {
+        let Delivery { record, span, _slot: slot, .. } = self.delivery.take()?;
+        drop(span);
+        // Wakes whoever waits for the slot, which is foreign code.
+        contain(|| drop(slot));
+        Some(record)
+    }
+}
 
 impl<C> Drop for InFlight<'_, C> {
     fn drop(&mut self) {

@@ -242,10 +242,7 @@ impl<B> Projected<'_, B> {
         };
         let (signal, trailers) = match &end {
             End::None => (EndSignal::EndOfBody, None),
-            End::Trailers(trailers) => {
-                self.tee.trailers(stream);
-                (EndSignal::Trailers, Some(trailers))
-            }
+            End::Trailers(trailers) => (EndSignal::Trailers, Some(trailers)),
             End::Error(error) => {
                 // The error's text is foreign code.
                 let text = contain(|| text_of(&**error));
@@ -386,11 +383,5 @@ impl Tee {
             .throttle
             .get_or_insert_with(|| Box::new(PollThrottle::new(stream.config().max_bytes_per_second)));
         throttle.poll(cx, stream, &self.writer)
-    }
-
-    fn trailers(&self, stream: &StreamState) {
-        if !self.bodiless {
-            stream.metrics().pass_other(stream.metrics().end_hint());
-        }
     }
 }

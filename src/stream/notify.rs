@@ -4,7 +4,6 @@
 //! the other here.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, fence};
@@ -14,6 +13,8 @@ use std::task::{Context, Poll, Waker, ready};
 use atomic_waker::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
+
+use crate::contain::contain;
 
 /// What the readers of one stream share with its body.
 pub(crate) struct Readers {
@@ -139,7 +140,7 @@ impl Readers {
     fn wake_all(&self) {
         self.asleep.store(false, Relaxed);
         // Wakers are foreign code, and this runs in a body's poll.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.changed.notify_waiters()));
+        contain(|| self.changed.notify_waiters());
     }
 
     fn list(&self) -> MutexGuard<'_, ReaderList> {
@@ -252,8 +253,13 @@ impl BodyWaker {
 
     pub(crate) fn wake(&self) {
         match self {
-            Self::Body(body) => body.wake(),
-            Self::Producers(_) => self.take().into_iter().for_each(Waker::wake),
+            Self::Body(body) => {
+                contain(|| body.wake());
+            }
+            Self::Producers(_) => self.take().into_iter().for_each(|waker| {
+                // One by one: a waker that panics costs the others nothing.
+                contain(|| waker.wake());
+            }),
         }
     }
 

@@ -69,6 +69,11 @@ impl StreamState {
             Ok(taken) => taken,
             Err(settlement) => return settlement,
         };
+        let is_bodiless = response.as_ref().is_some_and(|response| response.bodiless);
+        if matches!(signal, EndSignal::Trailers) && !is_bodiless {
+            // Counted here, because they go on only if it is they that end the stream.
+            self.metrics().pass_other(self.metrics().end_hint());
+        }
         self.metrics().close();
 
         let grpc = grpc_status(trailers, response.as_ref());
@@ -128,7 +133,7 @@ impl StreamState {
         };
         on_end(ended);
 
-        contain(|| self.wake_body());
+        self.wake_body();
         if let Some(readers) = self.some_readers() {
             contain(|| readers.ring());
         }

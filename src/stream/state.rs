@@ -330,7 +330,7 @@ impl StreamState {
         self.body_waker.register(waker);
     }
 
-    /// Wakes the body, or the producers.
+    /// Wakes the body, or the producers. Their wakers are foreign code, whose panics go no further.
     pub(crate) fn wake_body(&self) {
         self.body_waker.wake();
     }
