@@ -92,10 +92,7 @@ impl StreamState {
         };
         let decision = decide(&facts);
 
-        let error = match (&decision.stop_reason, decision.outcome.error()) {
-            (Some(reason), _) => Some(StreamError::Stopped { reason: reason.clone() }),
-            (None, error) => error.cloned(),
-        };
+        let error = decision.body_error();
         // What follows the protocol's own end may never come: then nobody else would end the body.
         if error.is_some() || decision.evidence == Evidence::LogicalEnd {
             // Set once, because a stream is settled once.
@@ -133,20 +130,22 @@ impl StreamState {
         };
         on_end(ended);
 
-        self.wake_body();
-        if let Some(readers) = self.some_readers() {
-            contain(|| readers.ring());
-        }
-        if outcome != Outcome::Completed {
-            contain(|| self.cancel_token());
-        }
+        self.tell_outside(&outcome);
         trace::ended(self.span(), self.id(), &outcome, evidence, bytes);
         if let Some(error) = spill_error {
             trace::spill_failed(self.span(), self.id(), &error);
         }
-        match error {
-            Some(error) => Settlement::Failed(error),
-            None => Settlement::Settled,
+        error.map_or(Settlement::Settled, Settlement::Failed)
+    }
+
+    /// Wakes the body and the readers, and cancels the token unless the stream completed. Foreign wakers run here.
+    fn tell_outside(&self, outcome: &Outcome) {
+        self.wake_body();
+        if let Some(readers) = self.some_readers() {
+            contain(|| readers.ring());
+        }
+        if *outcome != Outcome::Completed {
+            contain(|| self.cancel_token());
         }
     }
 

@@ -114,6 +114,16 @@ pub(crate) struct Decision {
     pub(crate) stop_reason: Option<StopReason>,
 }
 
+impl Decision {
+    /// The error with which the body of the stream is to end, if it has not ended by itself.
+    pub(crate) fn body_error(&self) -> Option<StreamError> {
+        match (&self.stop_reason, self.outcome.error()) {
+            (Some(reason), _) => Some(StreamError::Stopped { reason: reason.clone() }),
+            (None, error) => error.cloned(),
+        }
+    }
+}
+
 /// Decides how a stream ended.
 pub(crate) fn decide(facts: &Facts) -> Decision {
     let mut decision = by_http(facts);
