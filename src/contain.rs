@@ -1,6 +1,13 @@
 //! Calls of foreign code, whose panics go no further.
 
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+
+/// A foreign waker, whose panic stays with it: whoever wakes several goes on to the next.
+struct ContainedWaker(Waker);
 
 /// Runs `f`, which calls foreign code. `None` if it panicked: the process's panic hook has said so.
 ///
@@ -15,6 +22,29 @@ pub(crate) fn contain<T>(f: impl FnOnce() -> T) -> Option<T> {
             }
             None
         }
+    }
+}
+
+/// A waker that wakes `waker` and does not panic.
+///
+/// tokio drops the rest of a batch of wakers when one of them panics: those who wait would never hear of it.
+pub(crate) fn contained(waker: &Waker) -> Waker {
+    Waker::from(Arc::new(ContainedWaker(waker.clone())))
+}
+
+/// The output of `future`, which waits where others wait, too. Allocates whenever it is polled.
+pub(crate) async fn woken_alone<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| future.as_mut().poll(&mut Context::from_waker(&contained(cx.waker())))).await
+}
+
+impl Wake for ContainedWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        contain(|| self.0.wake_by_ref());
     }
 }
 

@@ -17,7 +17,7 @@ use super::registry::{Registry, RegistryKey};
 use super::retry::RetryPolicy;
 use super::watchdog::Watchdog;
 use crate::accumulator::Mark;
-use crate::contain::contain;
+use crate::contain::{contain, woken_alone};
 use crate::id::StreamId;
 use crate::stream::check::OnChunk;
 use crate::stream::handle::StreamHandle;
@@ -155,10 +155,10 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
     ) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + 'static + use<C> {
         let (slots, budget) = (Arc::clone(&self.slots), self.stream.budget.clone());
         let closing = self.closing.clone();
-        async move {
+        woken_alone(async move {
             let slot = slots.acquire_owned().await.ok()?;
             closing.run_until_cancelled(budget.room()).await.map(|()| slot)
-        }
+        })
     }
 
     /// Whether the shutdown has begun.

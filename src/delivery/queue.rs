@@ -112,8 +112,8 @@ impl<C> DeliveryConfig<C> {
     pub(super) fn notify(&self) {
         // SeqCst, as the counts are: whoever set this before it looked at them is notified.
         if self.awaited.load(SeqCst) {
-            // Wakers are foreign code.
-            contain(|| self.changed.notify_waiters());
+            // Whoever waits does so with a contained waker: see `Dispatcher::shutdown`.
+            self.changed.notify_waiters();
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::audit::{Audit, HookAudit};
 use super::dispatcher::Dispatcher;
+use crate::contain::woken_alone;
 use crate::stream::stop_reason::StopReason;
 use crate::stream::timer::deadline;
 
@@ -79,14 +80,14 @@ impl<C: Send + Sync + 'static> Dispatcher<C> {
         self.start();
 
         let mut cancelled = 0;
-        if timeout_at(until, self.drained()).await.is_err() {
+        if timeout_at(until, woken_alone(self.drained())).await.is_err() {
             for stream in self.streams() {
                 cancelled += u64::from(stream.stop(StopReason::Shutdown));
             }
             self.config.last_attempts.cancel();
             let last = deadline(until, self.config.hook_timeout);
             // What is left at that point is counted below.
-            let _ = timeout_at(last, self.drained()).await;
+            let _ = timeout_at(last, woken_alone(self.drained())).await;
         }
         self.stop();
 

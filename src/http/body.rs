@@ -250,17 +250,15 @@ impl<B> Projected<'_, B> {
                 (EndSignal::Error(StreamError::Body(text)), None)
             }
         };
-        if stream.settle(signal, trailers) == Settlement::Already && !matches!(end, End::Error(_)) {
+        if stream.settle(signal, trailers) == Settlement::Already {
+            // In this order: `closing` is set before the outcome.
             let is_decided = stream.outcome().is_some();
-            match stream.closing() {
-                // A stream that was stopped must not look complete.
-                Some(Some(_)) => return self.closed(cx),
-                // Somebody is deciding at this moment.
-                None if !is_decided => {
-                    self.inner.set(None);
-                    return self.closed(cx);
-                }
-                _ => {}
+            let closing = stream.closing();
+            let is_undecided = closing.is_none() && !is_decided;
+            // A stream that was stopped must not look complete, nor a complete one as if it had failed.
+            if is_undecided || matches!(closing, Some(Some(_))) || matches!(end, End::Error(_)) {
+                self.inner.set(None);
+                return self.closed(cx);
             }
         }
         *self.ended = true;

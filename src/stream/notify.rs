@@ -14,7 +14,7 @@ use atomic_waker::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
-use crate::contain::contain;
+use crate::contain::{contain, contained};
 
 /// What the readers of one stream share with its body.
 pub(crate) struct Readers {
@@ -46,6 +46,8 @@ pub(crate) struct Alarm {
     /// Made when it is needed first, and used again.
     changed: Option<Pin<Box<OwnedNotified>>>,
     is_set: bool,
+    /// The waker of the reader's task, and the contained one that stands in for it.
+    waker: Option<(Waker, Waker)>,
 }
 
 /// Whom a reader that advances, or whoever ends the stream, wakes: the one task that polls the body, or the producers
@@ -139,8 +141,8 @@ impl Readers {
     #[cold]
     fn wake_all(&self) {
         self.asleep.store(false, Relaxed);
-        // Wakers are foreign code, and this runs in a body's poll.
-        contain(|| self.changed.notify_waiters());
+        // Each reader waits with a contained waker: see `Alarm::poll`.
+        self.changed.notify_waiters();
     }
 
     fn list(&self) -> MutexGuard<'_, ReaderList> {
@@ -214,7 +216,10 @@ impl Alarm {
         let Some(changed) = &mut self.changed else {
             return Poll::Ready(());
         };
-        let polled = changed.as_mut().poll(cx);
+        let known = self.waker.take().filter(|(own, _)| own.will_wake(cx.waker()));
+        let (_, contained) =
+            self.waker.insert(known.unwrap_or_else(|| (cx.waker().clone(), contained(cx.waker()))));
+        let polled = changed.as_mut().poll(&mut Context::from_waker(contained));
         self.is_set = polled.is_pending();
         polled
     }

@@ -175,11 +175,16 @@ impl StreamPipeline {
         if let Err(full) = shared.sender.try_send(chunk) {
             let sending = shared.sender.send_async(full.into_inner());
             shared.unless_cancelled(sending).await?.map_err(|_| PushError::Ended)?;
-            shared.move_all()?;
+            shared.move_all();
             // Whoever ended the stream emptied the channel, too.
             return shared.check();
         }
-        shared.move_all()
+        if shared.move_all() {
+            return Ok(());
+        }
+        // Somebody ends the stream, and may still be deciding how.
+        self.handle().ended().await;
+        Err(shared.check().err().unwrap_or(PushError::Ended))
     }
 
     /// A token that is cancelled with the pipeline's own: when it finishes other than `Completed`.
@@ -215,12 +220,11 @@ impl StreamPipeline {
         // Waits for whoever moves chunks: among them may be some whose `push` has returned.
         let mut mover = self.shared.mover();
         let there = mover.receiver.len();
-        // What ends the stream here ended it before this call.
-        let _ = self.shared.move_with(&mut mover, there);
+        self.shared.move_with(&mut mover, there);
         let settlement = self.stream().settle(EndSignal::Finished(outcome), None);
         drop(mover);
         // Whoever found it taken meanwhile went on because of that, or waits for room in the channel.
-        let _ = self.shared.move_all();
+        self.shared.move_all();
         settlement != Settlement::Already
     }
 
@@ -428,11 +432,13 @@ impl Shared {
     /// The error of a push into a stream that has ended.
     fn check(&self) -> Result<(), PushError> {
         let stream = self.stream();
-        let failed = match (stream.closing(), stream.outcome()) {
+        // In the reverse of the order in which they are set, so that a late one is not seen without those before it.
+        let (is_cancelled, outcome) = (self.token.is_cancelled(), stream.outcome());
+        let failed = match (stream.closing(), outcome) {
             (Some(Some(error)), _) => Some(error.clone()),
             (_, Some(outcome)) => outcome.error().cloned(),
             (Some(None), None) => None,
-            (None, None) if self.token.is_cancelled() => None,
+            (None, None) if is_cancelled => None,
             (None, None) => return Ok(()),
         };
         Err(failed.map_or(PushError::Ended, PushError::Failed))
@@ -451,41 +457,38 @@ impl Shared {
         .await
     }
 
-    /// Moves what waits in the channel into the accumulator, unless somebody else is at it.
-    fn move_all(&self) -> Result<(), PushError> {
+    /// Moves what waits in the channel into the accumulator, unless somebody else is at it. False if a chunk was not
+    /// taken, because the stream is ended.
+    fn move_all(&self) -> bool {
+        let mut all_taken = true;
         // Looked at again after the lock is free: a chunk that came while it was held, and whose producer went on
         // because of that, is moved by the one who held it.
         while !self.sender.is_empty() {
             // Poisoned only if the accumulator itself panicked.
             let Ok(mut mover) = self.mover.try_lock() else {
-                return Ok(());
+                break;
             };
-            // After these, another producer may take over.
-            self.move_with(&mut mover, MOST_AT_ONCE)?;
+            // After these, another producer may take over. Also of a stream that is ended: producers wait for room.
+            all_taken &= self.move_with(&mut mover, MOST_AT_ONCE);
         }
-        Ok(())
+        all_taken
     }
 
-    fn move_with(&self, mover: &mut Mover, most: usize) -> Result<(), PushError> {
+    fn move_with(&self, mover: &mut Mover, most: usize) -> bool {
         let Mover { receiver, writer, check } = mover;
         let stream = self.stream();
-        let mut result = Ok(());
+        let mut all_taken = true;
         for chunk in receiver.try_iter().take(most) {
-            if result.is_ok()
-                && let Some(check) = check
-            {
-                result = check.chunk(&chunk, stream).map_err(|_| ());
-            }
-            if result.is_ok() {
-                let passed = if chunk.is_empty() {
+            let may_go_on =
+                all_taken && check.as_mut().is_none_or(|check| check.chunk(&chunk, stream).is_ok());
+            all_taken = may_go_on
+                && if chunk.is_empty() {
                     stream.metrics().pass_other(false) != Passage::Closed
                 } else {
                     stream.pass_chunk(writer, &chunk, false, true)
                 };
-                result = passed.then_some(()).ok_or(());
-            }
         }
-        result.map_err(|()| self.check().err().unwrap_or(PushError::Ended))
+        all_taken
     }
 
     async fn wait_for_readers(&self) -> Result<(), PushError> {
@@ -516,8 +519,8 @@ impl Shared {
         };
         let lag = stream.lag(&mover.writer, waker);
         drop(mover);
-        // A producer that found it taken went on and left its chunk. An error shows in the next `check`.
-        let _ = self.move_all();
+        // A producer that found it taken went on and left its chunk.
+        self.move_all();
         lag
     }
 
@@ -604,7 +607,7 @@ mod tests {
         assert!(fourth.poll().is_pending());
         drop(fourth);
         drop(stuck);
-        pipeline.shared.move_all().unwrap();
+        assert!(pipeline.shared.move_all());
         assert!(third.is_woken());
         assert_eq!(third.await, Ok(()));
         assert_eq!(pipeline.snapshot().to_bytes().unwrap(), "xxy");

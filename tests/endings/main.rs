@@ -19,6 +19,7 @@ mod mid_body;
 mod model;
 mod no_body;
 mod ordinary;
+mod raced;
 mod server;
 mod trailers;
 mod transparency;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use futures_util::task::noop_waker_ref;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use streaming_accumulator::{
@@ -65,11 +66,12 @@ pub(crate) fn poll<B: Body>(body: Pin<&mut B>) -> Polled<B> {
     body.poll_frame(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Reads all that is there; how many chunks.
+/// Reads all that is there; how many chunks. A task's waker is known again from poll to poll, which `Waker::noop` need not
+/// be: it may have a table in each crate.
 pub(crate) fn drain(tap: &mut Tap) -> u64 {
     let mut chunks = 0;
     while let Poll::Ready(Some(chunk)) =
-        Pin::new(&mut *tap).poll_next(&mut Context::from_waker(Waker::noop()))
+        Pin::new(&mut *tap).poll_next(&mut Context::from_waker(noop_waker_ref()))
     {
         drop(std::hint::black_box(chunk));
         chunks += 1;
